@@ -101,8 +101,8 @@ class TokenTable:
     def nearness(self, word: str, candidates: Collection[str]) -> float:
         """Cosine to the nearest candidate, as a share of that to the word's ten nearest in English.
 
-        A cosine alone misleads, for rare words are far from everything and common ones near to much: twilight is
-        0.36 from dusk and dog 0.40 from beanie; measured against their own neighbours, 0.79 and 0.64.
+        A cosine alone misleads, for rare words are far from everything and common ones near to much: twilight
+        is 0.36 from dusk and dog 0.40 from beanie; measured against their own neighbours, 0.79 and 0.64.
         """
         neighbours = np.sort(np.partition(self._english @ self.direction(word), -11)[-11:])
         itself = neighbours[-1] > 0.999  # a word that is one token finds itself
