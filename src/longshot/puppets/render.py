@@ -1,0 +1,493 @@
+"""Draws puppet scenes: signed distance shapes, anti-aliased, a cached panorama behind people made of few parts.
+
+Everything is a pure function of the shot. Motions begin and end at rest, so a shot that continues another
+starts one frame's motion after it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from longshot.puppets.world import (
+    HEIGHT,
+    MAX_OFFSET,
+    PALETTE,
+    WIDTH,
+    Acting,
+    Puppet,
+    PuppetScene,
+    PuppetShot,
+    screen_x,
+    walk_direction,
+)
+
+Rgb = tuple[float, float, float]
+
+# A puppet is about 27 units tall. scale: pixels a unit; ground: screen y of the feet; zoom: of the place behind.
+SCALE = {"wide": 0.68, "medium": 0.96, "close": 1.4}
+GROUND = {"wide": 28.5, "medium": 30.0, "close": 38.0}
+ZOOM = {"wide": 1.0, "medium": 1.2, "close": 1.5}
+JUMP = {"wide": 6.0, "medium": 4.5, "close": 4.5}  # pixels
+INK: Rgb = (44, 32, 48)
+PAD = 24  # people are drawn on a wider strip, then the frame is cut out of it
+_REACH = 10.6  # units from a puppet's middle to the edge of its window
+
+
+# --- shapes: distances in the units of their coordinates, negative inside ---------------------------------------
+
+
+def circle(u, v, cu, cv, r):
+    return np.hypot(u - cu, v - cv) - r
+
+
+def ellipse(u, v, cu, cv, ru, rv):
+    du, dv = u - cu, v - cv
+    k0 = np.hypot(du / ru, dv / rv)
+    k1 = np.hypot(du / ru**2, dv / rv**2)
+    return k0 * (k0 - 1) / np.maximum(k1, 1e-6)
+
+
+def box(u, v, cu, cv, hu, hv, r=0.0):
+    qu, qv = np.abs(u - cu) - (hu - r), np.abs(v - cv) - (hv - r)
+    return np.hypot(np.maximum(qu, 0), np.maximum(qv, 0)) + np.minimum(np.maximum(qu, qv), 0) - r
+
+
+def capsule(u, v, au, av, bu, bv, r):
+    du, dv = bu - au, bv - av
+    pu, pv = u - au, v - av
+    h = np.clip((pu * du + pv * dv) / (du * du + dv * dv), 0, 1)
+    return np.hypot(pu - du * h, pv - dv * h) - r
+
+
+def triangle(u, v, cu, base, half, height, r=0.0):
+    """An upright isosceles triangle (v grows upwards) with rounded corners."""
+    slope = np.hypot(height, half)
+    side = (np.abs(u - cu) * height + (v - base - height) * half) / slope
+    return np.maximum(side + r, base + r - v) - r
+
+
+# --- places -----------------------------------------------------------------------------------------------------
+
+_TINT = {"day": (1.0, 1.0, 1.0), "dusk": (0.94, 0.72, 0.68), "night": (0.36, 0.42, 0.66)}
+_SKY = {  # top and horizon of the sky at dusk and at night; by day each place has its own
+    "dusk": ((140, 104, 160), (255, 176, 112)),
+    "night": ((22, 26, 66), (52, 62, 116)),
+}
+
+
+class _Canvas:
+    """A panorama being painted. x: world units from its middle; y: world units downwards, 32 a wide frame."""
+
+    def __init__(self, camera: str, time: str):
+        zoom = ZOOM[camera]
+        columns = np.arange(-MAX_OFFSET - PAD, WIDTH + MAX_OFFSET + PAD, dtype=np.float32) + 0.5
+        rows = np.arange(HEIGHT, dtype=np.float32) + 0.5
+        self.time, self.zoom = time, zoom
+        self.x = ((columns - WIDTH / 2) / zoom)[None, :]
+        self.y = ((rows - GROUND[camera]) / zoom + GROUND["wide"])[:, None]
+        self.rgb = np.zeros((HEIGHT, len(columns), 3), np.float32)
+
+    def fill(self, distance, color: Rgb, *, lit: bool = False):
+        """Paints a shape; a lit one keeps its colour at dusk and at night."""
+        cover = np.clip(0.5 - distance * self.zoom, 0, 1)[..., None]
+        tint = (1.0, 1.0, 1.0) if lit else _TINT[self.time]
+        self.rgb += cover * (np.asarray(color, np.float32) * np.asarray(tint, np.float32) - self.rgb)
+
+    def sky(self, top: Rgb, horizon: Rgb, at: float, *, keep: float = 0.0):
+        """A vertical gradient down to y = at."""
+        if self.time != "day":
+            top, horizon = _SKY[self.time]
+        w = np.clip(self.y / at, 0, 1)[..., None]
+        self.rgb[:] = np.asarray(top) * (1 - w) + np.asarray(horizon) * w
+
+    def sun(self, x: float = 13.0, y: float = 8.0, low: float = 17.0):
+        """The sun by day, a low red sun at dusk, a crescent moon and a few stars at night."""
+        if self.time == "day":
+            self.fill(circle(self.x, self.y, x, y, 3.0), (255, 236, 150), lit=True)
+        elif self.time == "dusk":
+            self.fill(circle(self.x, self.y, x, low, 4.2), (255, 110, 84), lit=True)
+        else:
+            moon = circle(self.x, self.y, x, y, 3.2)
+            self.fill(np.maximum(moon, -circle(self.x, self.y, x - 1.7, y - 0.9, 2.6)), (246, 240, 200), lit=True)
+            for sx, sy in ((-42, 6), (-27, 9), (-12, 6), (-3, 9.5), (4, 5), (24, 6), (33, 10), (45, 7)):
+                self.fill(circle(self.x, self.y, sx, sy, 0.55), (226, 226, 240), lit=True)
+
+    def ground(self, at: float, color: Rgb, swell: float = 0.0, length: float = 40.0, shift: float = 0.0):
+        """Everything below y = at, with soft hills of the given height."""
+        self.fill(at - swell * np.cos((self.x - shift) * (2 * np.pi / length)) - self.y, color)
+
+
+def _up(c: _Canvas, x: float, base: float, half: float, height: float, r: float = 0.0):
+    return triangle(c.x, -c.y, x, -base, half, height, r)
+
+
+def _meadow(c: _Canvas):
+    c.sky((126, 196, 244), (206, 236, 250), 20)
+    c.sun()
+    c.ground(18.5, (150, 206, 158), 2.6, 44, 8)
+    for x in (-15, 38):  # a big round tree
+        c.fill(box(c.x, c.y, x, 18, 1.2, 5), (130, 92, 62))
+        c.fill(circle(c.x, c.y, x, 11, 5.6), (82, 140, 88))
+    for x in (16, -39):  # a barn
+        c.fill(box(c.x, c.y, x, 19, 4.2, 3.6), (184, 104, 88))
+        c.fill(_up(c, x, 15.6, 5.6, 4.2), (112, 84, 84))
+        c.fill(box(c.x, c.y, x, 20.4, 1.4, 2.3), (92, 62, 60))
+    c.ground(22, (134, 190, 98), 0.5, 30)
+
+
+def _beach(c: _Canvas):
+    c.sky((110, 206, 246), (214, 244, 250), 17)
+    c.sun(12, 8, 15)
+    c.fill(17 - c.y + 0 * c.x, (60, 172, 190))
+    for x in (3.0, -40):  # a sail
+        c.fill(_up(c, x, 17, 2.6, 7), (250, 246, 236))
+        c.fill(box(c.x, c.y, x, 17.6, 3.2, 0.9, 0.6), (150, 96, 70))
+    c.fill(22.4 + 0.7 * np.cos(c.x * (2 * np.pi / 26)) - c.y, (238, 214, 160))
+    for x in (-16, 32):  # a palm
+        c.fill(capsule(c.x, c.y, x, 24, x + 2.4, 9, 0.9), (150, 108, 72))
+        for dx, dy in ((-6, 1.6), (6, 1.6), (-4.6, -3), (5, -3)):
+            c.fill(capsule(c.x, c.y, x + 2.4, 9, x + 2.4 + dx, 9 + dy, 1.1), (70, 140, 96))
+    for x in (17, -33):  # a parasol
+        c.fill(box(c.x, c.y, x, 20, 0.5, 5.4), (240, 236, 226))
+        dome = np.maximum(ellipse(c.x, c.y, x, 16.4, 6.2, 5.2), c.y - 16.4)
+        c.fill(dome, (226, 116, 106))
+        c.fill(np.maximum(dome, np.abs(c.x - x) - 1.7), (250, 240, 226))
+
+
+def _forest(c: _Canvas):
+    c.sky((150, 196, 176), (198, 222, 186), 20)
+    c.sun(9, 6.5, 13)
+    for x in (-44, -31, -6, 4, 17, 29, 43):  # far firs
+        c.fill(_up(c, x, 21, 4.6, 15.5, 0.6), (98, 146, 122))
+    c.ground(20.5, (92, 122, 82), 0.6, 36)
+    for x, w in ((-17, 2.5), (16.5, 3.0), (-38, 3.0), (37, 2.5)):  # near trunks
+        c.fill(box(c.x, c.y, x, 10, w, 13.2), (94, 70, 58))
+        c.fill(ellipse(c.x, c.y, x, 1.6, 8.6, 6.4), (58, 98, 76))
+    for x in (-9.5, 26):  # toadstools
+        c.fill(box(c.x, c.y, x, 22, 0.9, 2.0), (240, 230, 214))
+        c.fill(np.maximum(ellipse(c.x, c.y, x, 20.8, 3.0, 2.8), c.y - 20.8), (206, 92, 82))
+
+
+def _desert(c: _Canvas):
+    c.sky((132, 206, 222), (250, 230, 196), 18)
+    c.sun(8, 7, 14)
+    for x, w in ((-17, 7.5), (26, 6.0), (-42, 5)):  # a mesa
+        c.fill(box(c.x, c.y, x, 16, w, 5.6, 1.2), (196, 120, 92))
+        c.fill(box(c.x, c.y, x, 16.4, w, 1.0), (164, 94, 80))
+    c.ground(19.5, (232, 186, 122), 1.4, 52, 20)
+    for x in (15, -30, 44):  # a cactus
+        c.fill(capsule(c.x, c.y, x, 24, x, 13, 1.6), (84, 140, 92))
+        c.fill(capsule(c.x, c.y, x, 19.5, x - 4, 19.5, 1.1), (84, 140, 92))
+        c.fill(capsule(c.x, c.y, x - 4, 19.5, x - 4, 16.5, 1.1), (84, 140, 92))
+        c.fill(capsule(c.x, c.y, x, 18, x + 3.8, 18, 1.1), (84, 140, 92))
+        c.fill(capsule(c.x, c.y, x + 3.8, 18, x + 3.8, 14.6, 1.1), (84, 140, 92))
+    c.ground(24, (220, 168, 106), 0.7, 34, 6)
+
+
+def _snow(c: _Canvas):
+    c.sky((166, 190, 216), (224, 232, 242), 18)
+    c.sun(14, 7, 15)
+    for x, w, h in ((-8, 15, 14), (26, 14, 11.5), (-40, 14, 12)):  # a mountain
+        c.fill(_up(c, x, 21, w, h), (138, 154, 184))
+        c.fill(np.maximum(_up(c, x, 21, w, h), c.y - (21 - h * 0.62)), (236, 240, 248))
+    c.ground(20.5, (214, 224, 238), 0.8, 38, 4)
+    for x in (-18, 17.5, 40, -37):  # a fir
+        c.fill(box(c.x, c.y, x, 22.5, 0.8, 1.6), (110, 84, 76))
+        for base, half in ((21.6, 4.8), (18.2, 3.9), (14.8, 3.0)):
+            c.fill(_up(c, x, base, half, 5.4), (62, 102, 104))
+    c.ground(24.4, (196, 208, 228), 0.4, 30)
+
+
+def _city(c: _Canvas):
+    c.sky((168, 190, 208), (222, 222, 216), 20)
+    c.sun(3, 7, 13)
+    glow: Rgb = (255, 214, 120) if c.time == "night" else (190, 206, 216)
+    for x, w, top, color in (
+        (-18, 5.5, 6, (112, 116, 134)),
+        (-7.5, 4.0, 12, (150, 138, 140)),
+        (8.5, 4.0, 13, (128, 124, 136)),
+        (18, 5.0, 4, (140, 128, 124)),
+        (30, 5.5, 9, (112, 116, 134)),
+        (42, 4.5, 6, (150, 138, 140)),
+        (-31, 5.5, 8, (140, 128, 124)),
+        (-43, 5.0, 5, (128, 124, 136)),
+    ):
+        tower = box(c.x, c.y, x, (top + 25) / 2, w, (25 - top) / 2)
+        c.fill(tower, color)
+        wx = np.abs((c.x - x + 20 * 3.4) % 3.4 - 1.7) - 0.8
+        wy = np.abs((c.y - top - 1.0) % 3.6 - 1.8) - 1.0
+        c.fill(np.maximum(np.maximum(wx, wy), tower + 0.9), glow, lit=c.time == "night")
+    c.ground(23, (176, 172, 168))
+    c.ground(25.4, (92, 94, 104))
+    for k in range(-5, 6):
+        c.fill(box(c.x, c.y, k * 10.0, 30.6, 2.4, 0.5), (214, 206, 176))
+
+
+def _window(c: _Canvas, x: float, y: float, hw: float, hh: float, frame: Rgb):
+    c.fill(box(c.x, c.y, x, y, hw + 1.0, hh + 1.0, 0.5), frame)
+    pane = {"day": (176, 222, 246), "dusk": (255, 160, 104), "night": (30, 36, 84)}[c.time]
+    c.fill(box(c.x, c.y, x, y, hw, hh), pane, lit=True)
+    if c.time != "day":
+        glow: Rgb = (246, 240, 200) if c.time == "night" else (255, 108, 80)
+        c.fill(circle(c.x, c.y, x + 1.8, y - 0.8, 1.7), glow, lit=True)
+    cross = np.minimum(box(c.x, c.y, x, y, 0.5, hh), box(c.x, c.y, x, y, hw, 0.5))
+    c.fill(cross, frame)
+
+
+def _cafe(c: _Canvas):
+    c.rgb[:] = 0
+    c.fill(-c.y - 99 + 0 * c.x, (206, 158, 116))
+    c.fill(18 - c.y + 0 * c.x, (150, 100, 74))
+    for x in (-14, 30):
+        _window(c, x, 11, 5.0, 5.0, (110, 74, 60))
+    for x in (15, -34):  # a shelf of cups
+        c.fill(box(c.x, c.y, x, 14.6, 6.4, 0.7), (104, 70, 56))
+        for k, color in enumerate(((236, 226, 206), (128, 176, 170), (236, 226, 206))):
+            c.fill(box(c.x, c.y, x - 4 + 4 * k, 12.6, 1.4, 1.4, 0.5), color)
+    for x in (1.5, -24, 41):  # a lamp, lit at all hours
+        c.fill(box(c.x, c.y, x, 2, 0.35, 3), (70, 50, 46))
+        c.fill(np.maximum(ellipse(c.x, c.y, x, 7.6, 3.4, 3.6), c.y - 7.6), (92, 148, 140))
+        c.fill(circle(c.x, c.y, x, 7.9, 1.2), (255, 240, 180), lit=True)
+    c.fill(23 - c.y + 0 * c.x, (116, 78, 62))
+    for x in (-15.5, 18, 40, -41):  # a round table
+        c.fill(box(c.x, c.y, x, 25, 0.8, 3.4), (84, 60, 52))
+        c.fill(ellipse(c.x, c.y, x, 21.6, 5.4, 1.3), (232, 218, 196))
+
+
+def _bedroom(c: _Canvas):
+    c.fill(-c.y - 99 + 0 * c.x, (150, 170, 206))
+    stripe = np.abs((c.x + 200) % 8.0 - 4.0) - 2.0
+    c.fill(stripe + 0 * c.y, (162, 182, 216))
+    _window(c, 15, 9.5, 4.6, 5.0, (244, 240, 232))
+    for dx in (-6.6, 6.6):  # curtains
+        c.fill(box(c.x, c.y, 15 + dx, 10, 1.6, 7.4, 0.8), (214, 178, 122))
+    for x in (0.0, -33, 41):  # a picture
+        c.fill(box(c.x, c.y, x, 9, 3.2, 2.7, 0.4), (150, 108, 80))
+        c.fill(box(c.x, c.y, x, 9, 2.3, 1.8), (240, 228, 196))
+        c.fill(_up(c, x, 10.8, 1.8, 2.6), (110, 158, 132))
+    c.fill(22.5 - c.y + 0 * c.x, (178, 140, 108))
+    c.fill(box(c.x, c.y, 0, 22, 99, 0.6), (240, 236, 228))
+    for x in (-15, 35):  # a bed
+        c.fill(box(c.x, c.y, x - 7.4, 18.5, 1.2, 6.2, 0.8), (128, 88, 68))
+        c.fill(box(c.x, c.y, x, 22.0, 8.0, 3.0, 1.2), (120, 170, 168))
+        c.fill(box(c.x, c.y, x - 4.4, 18.8, 3.0, 1.7, 1.4), (248, 244, 236))
+    c.fill(ellipse(c.x, c.y, 6, 29, 15, 2.6), (206, 178, 190))
+
+
+_PAINT = {
+    "meadow": _meadow,
+    "beach": _beach,
+    "forest": _forest,
+    "desert": _desert,
+    "snow": _snow,
+    "city": _city,
+    "cafe": _cafe,
+    "bedroom": _bedroom,
+}
+
+
+@lru_cache(maxsize=None)
+def panorama(environment: str, time: str, camera: str) -> UInt8[np.ndarray, "height wide 3"]:
+    """The whole place without people, wider than the frame by MAX_OFFSET + PAD pixels on either side (read-only)."""
+    canvas = _Canvas(camera, time)
+    _PAINT[environment](canvas)
+    rgb = np.rint(np.clip(canvas.rgb, 0, 255)).astype(np.uint8)
+    rgb.setflags(write=False)
+    return rgb
+
+
+# --- people -----------------------------------------------------------------------------------------------------
+
+
+def _ease(x):
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def _cycles(frames: int) -> float:
+    """How often an 8-frame motion fits in a shot, a whole number so that the shot ends at rest."""
+    return float(max(1, round(frames / 8)))
+
+
+class _Pose:
+    """Per frame, as [F, 1, 1] arrays: where a puppet is and how its parts sit."""
+
+    def __init__(self, acting: Acting, shot: PuppetShot):
+        f = np.arange(shot.frames, dtype=np.float32)
+        phase = 2 * np.pi * f / shot.frames * _cycles(shot.frames)
+        action = acting.action
+        zero = np.zeros_like(f)
+        self.x = np.asarray([screen_x(acting, shot, k) for k in range(shot.frames)], np.float32)
+        self.look = (acting.facing_before + (acting.facing - acting.facing_before) * _ease((f + 1) / 3)).astype(np.float32)
+        self.stretch, self.lift, self.step, self.lean = zero + 1, zero, zero, zero
+        if action == "jump":
+            self.lift = JUMP[shot.camera] * np.maximum(0, 0.5 - 0.62 * np.cos(phase)) / 1.12
+            self.stretch = 1 + 0.10 * np.sin(phase - np.pi / 2) * (0.5 - 0.5 * np.cos(phase))
+            self.stretch -= 0.14 * np.maximum(0, np.cos(phase)) * np.minimum(1, np.minimum(f, shot.frames - f))
+        elif walk_direction(action):
+            self.lift = 1.1 * np.abs(np.sin(2 * np.pi * f / 8)) * SCALE[shot.camera] ** 0.5
+            self.step = np.sin(2 * np.pi * f / 8)
+            self.lean = 0.05 * walk_direction(action) * _ease((f + 1) / 3) * _ease((shot.frames - f + 1) / 3)
+        else:
+            self.stretch = 1 + 0.03 * (0.5 - 0.5 * np.cos(phase))
+        self.arm = {-1: zero, 1: zero}  # angle from hanging down, outwards, radians
+        if action == "wave":
+            up = _ease((f + 0.5) / 2.5) * _ease((shot.frames - f) / 2.5) * (f > 0)
+            self.arm[acting.facing] = up * (1.8 + 0.4 * np.sin(2 * np.pi * f / 4))
+        elif action == "jump":
+            for side in (-1, 1):
+                self.arm[side] = 1.4 * self.lift / JUMP[shot.camera]
+        elif walk_direction(action):
+            for side in (-1, 1):
+                self.arm[side] = 0.22 + 0.22 * side * self.step - 0.22
+
+
+def _shape(a):
+    return np.asarray(a, np.float32)[:, None, None]
+
+
+class _Layer:
+    """A window of every frame of a shot around one person, painted part after part."""
+
+    def __init__(self, rgb, scale: float, ink: float):
+        self.rgb, self.scale, self.ink = rgb, np.float32(scale), np.float32(ink)
+
+    def paint(self, distance, color: Rgb, *, outline: bool = True, alpha: float = 1.0):
+        d = distance * self.scale
+        if outline:
+            self._blend(np.clip(0.5 + self.ink - d, 0, 1), INK)
+        self._blend(np.clip(0.5 - d, 0, 1) * np.float32(alpha), color)
+        return d
+
+    def _blend(self, cover, color: Rgb):
+        cover = cover[..., None]
+        self.rgb += cover * (np.asarray(color, np.float32) - self.rgb)
+
+
+def contrast_color(body: str) -> Rgb:
+    """The colour of stripes and spots on a body."""
+    return (58, 40, 62) if body in ("yellow", "white", "orange", "pink") else (250, 244, 226)
+
+
+def _paint_person(rgb, u0, v0, pose: _Pose, puppet: Puppet, camera: str):
+    """u0, v0: [F, h, w] window coordinates in pixels from the point on the ground below the puppet, v0 upwards."""
+    scale = SCALE[camera]
+    p = _Layer(rgb, scale, 0.62 if camera == "wide" else 0.8 if camera == "medium" else 1.0)
+    lift, stretch = _shape(pose.lift), _shape(pose.stretch)
+    shade = ellipse(u0 / scale, v0 / scale, 0, 0.3, 6.2, 1.4) + lift / scale * 0.25
+    p.paint(shade, (20, 16, 30), outline=False, alpha=0.34)
+
+    v = (v0 - lift) / (scale * stretch)
+    u = u0 * np.sqrt(stretch) / scale - _shape(pose.lean) * v
+    look, step = _shape(pose.look), _shape(pose.step)
+    body, hat = PALETTE[puppet.body], PALETTE[puppet.hat_color]
+    dark: Rgb = tuple(0.62 * c for c in body)  # type: ignore[assignment]
+
+    for side in (-1, 1):
+        raise_ = side * step
+        p.paint(ellipse(u, v, side * 2.7 + look * 0.6 + step * 0.0, 1.2 + np.maximum(0, raise_) * 1.5, 2.4, 1.5), dark)
+    for side in (-1, 1):
+        angle = _shape(pose.arm[side]) + 0.42
+        du, dv = side * np.sin(angle), -np.cos(angle)
+        su, sv = side * 4.4, 10.4
+        p.paint(capsule(u, v, su, sv, su + 5.6 * du, sv + 5.6 * dv, 1.35), body)
+    trunk = box(u, v, 0, 7.0, 5.4, 5.9, 4.6)
+    d = p.paint(trunk, body)
+    if puppet.pattern == "stripes":
+        for at in (9.4, 4.9):
+            p._blend(np.clip(0.5 - d, 0, 1) * np.clip(0.5 - (np.abs(v - at) - 1.1) * scale, 0, 1), contrast_color(puppet.body))
+    elif puppet.pattern == "spots":
+        spots = None
+        for su, sv in ((-2.7, 9.0), (2.7, 9.0), (0, 6.0), (-2.9, 3.4), (2.9, 3.4)):
+            one = circle(u, v, su, sv, 1.35)
+            spots = one if spots is None else np.minimum(spots, one)
+        p._blend(np.clip(0.5 - d, 0, 1) * np.clip(0.5 - spots * scale, 0, 1), contrast_color(puppet.body))
+
+    hu = u - look * 0.5
+    p.paint(ellipse(hu, v, 0, 15.9, 5.8, 5.1), body)
+    eu = hu - look * 1.5
+    for side in (-1, 1):
+        p.paint(circle(eu, v, side * 1.9, 16.6, 1.65), (255, 255, 255), outline=False)
+        p.paint(circle(eu, v, side * 1.9 + look * 0.5, 16.6, 0.95), (26, 20, 30), outline=False)
+    if camera != "wide":
+        smile = np.maximum(np.abs(circle(eu, v, 0, 14.6, 2.0)) - 0.38, v - 13.9)
+        p.paint(smile, INK, outline=False)
+    _paint_hat(p, hu, v, puppet.hat, hat)
+
+
+def _paint_hat(p: _Layer, u, v, hat: str, color: Rgb):
+    dark: Rgb = tuple(0.6 * c for c in color)  # type: ignore[assignment]
+    if hat == "top":
+        p.paint(box(u, v, 0, 23.2, 3.7, 3.9, 0.4), color)
+        p.paint(box(u, v, 0, 21.0, 3.7, 0.8), dark, outline=False)
+        p.paint(box(u, v, 0, 19.6, 6.2, 0.9, 0.7), color)
+    elif hat == "cone":
+        p.paint(triangle(u, v, 0, 18.9, 4.6, 9.2, 0.3), color)
+    elif hat == "beanie":
+        p.paint(circle(u, v, 0, 24.8, 2.0), (250, 248, 240))
+        p.paint(np.maximum(ellipse(u, v, 0, 18.6, 5.6, 5.2), 18.6 - v), color)
+        p.paint(box(u, v, 0, 19.2, 6.0, 1.2, 1.0), tuple(0.8 * c for c in color))
+    else:
+        p.paint(np.maximum(ellipse(u, v, 0, 19.8, 4.2, 4.6), 19.8 - v), color)
+        p.paint(ellipse(u, v, 0, 19.7, 9.4, 1.5), color)
+
+
+def _window_rows(camera: str) -> tuple[int, int]:
+    top = GROUND[camera] - (29.5 * SCALE[camera] + JUMP[camera])
+    return max(0, int(top)), min(HEIGHT, int(np.ceil(GROUND[camera] + 2.5)))
+
+
+def _draw_people(strip: UInt8[np.ndarray, "frames height wide 3"], shot: PuppetShot, characters: tuple[Puppet, ...]):
+    """Paints the cast into frames that are wider than the picture by PAD on either side."""
+    scale = SCALE[shot.camera]
+    reach = int(np.ceil(_REACH * scale)) + 1
+    y0, y1 = _window_rows(shot.camera)
+    v0 = (GROUND[shot.camera] - (np.arange(y0, y1, dtype=np.float32) + 0.5))[None, :, None]
+    frames = np.arange(shot.frames)[:, None]
+    for acting in shot.cast:
+        pose = _Pose(acting, shot)
+        left = np.clip(np.floor(pose.x).astype(int) - reach + PAD, 0, strip.shape[2] - 2 * reach)
+        columns = left[:, None] + np.arange(2 * reach)
+        u0 = (columns - PAD + 0.5 - pose.x[:, None]).astype(np.float32)[:, None, :]
+        rgb = strip[frames, y0:y1][:, 0][frames[:, :, None], np.arange(y1 - y0)[None, :, None], columns[:, None, :]]
+        rgb = rgb.astype(np.float32)
+        _paint_person(rgb, u0 + 0 * v0, v0 + 0 * u0, pose, characters[acting.who], shot.camera)
+        strip[frames[:, :, None], np.arange(y0, y1)[None, :, None], columns[:, None, :]] = np.rint(rgb).astype(np.uint8)
+
+
+def _strip(environment: str, time: str, shot: PuppetShot) -> UInt8[np.ndarray, "frames height wide 3"]:
+    """The place in every frame of a shot, PAD wider than the picture on either side."""
+    place = panorama(environment, time, shot.camera)
+    starts = MAX_OFFSET + shot.offset + shot.pan * np.arange(shot.frames)
+    return np.stack([place[:, s : s + WIDTH + 2 * PAD] for s in starts])
+
+
+def render_shot(scene: PuppetScene, k: int) -> UInt8[np.ndarray, "frames 32 48 3"]:
+    """The frames of shot k (0-based), RGB."""
+    shot = scene.shots[k]
+    strip = _strip(scene.environment, scene.time, shot)
+    _draw_people(strip, shot, scene.characters)
+    return np.ascontiguousarray(strip[:, :, PAD : PAD + WIDTH])
+
+
+def render(scene: PuppetScene) -> list[UInt8[np.ndarray, "frames 32 48 3"]]:
+    """The frames of every shot."""
+    return [render_shot(scene, k) for k in range(len(scene.shots))]
+
+
+def render_place(environment: str, time: str = "day", camera: str = "wide") -> UInt8[np.ndarray, "32 48 3"]:
+    """A place without people: an environment image."""
+    start = MAX_OFFSET + PAD
+    return panorama(environment, time, camera)[:, start : start + WIDTH].copy()
+
+
+def render_portrait(puppet: Puppet, camera: str = "medium", facing: int = 1) -> UInt8[np.ndarray, "32 48 3"]:
+    """One puppet standing before a plain grey backdrop: an identity image."""
+    shot = PuppetShot(camera, 0, (Acting(0, "stand", 24.0, facing, facing),), 1, True)
+    strip = np.empty((1, HEIGHT, WIDTH + 2 * PAD, 3), np.uint8)
+    strip[:] = (176, 180, 186)
+    _draw_people(strip, shot, (puppet,))
+    return np.ascontiguousarray(strip[0, :, PAD : PAD + WIDTH])
