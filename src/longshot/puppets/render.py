@@ -6,10 +6,10 @@ starts one frame's motion after it.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from longshot.puppets.world import (
     HEIGHT,
@@ -27,11 +27,12 @@ from longshot.puppets.world import (
 Rgb = tuple[float, float, float]
 
 # A puppet is about 27 units tall. scale: pixels a unit; ground: screen y of the feet; zoom: of the place behind.
-SCALE = {"wide": 0.68, "medium": 0.96, "close": 1.4}
-GROUND = {"wide": 28.5, "medium": 30.0, "close": 38.0}
+SCALE = {"wide": 0.68, "medium": 0.96, "close": 1.36}
+GROUND = {"wide": 28.5, "medium": 30.0, "close": 37.8}
 ZOOM = {"wide": 1.0, "medium": 1.2, "close": 1.5}
-JUMP = {"wide": 6.0, "medium": 4.5, "close": 4.5}  # pixels
+JUMP = {"wide": 6.0, "medium": 4.5, "close": 4.0}  # pixels
 INK: Rgb = (44, 32, 48)
+INK_WIDTH = {"wide": 0.62, "medium": 0.8, "close": 1.0}  # of outlines, pixels
 PAD = 24  # people are drawn on a wider strip, then the frame is cut out of it
 _REACH = 10.6  # units from a puppet's middle to the edge of its window
 
@@ -71,10 +72,10 @@ def triangle(u, v, cu, base, half, height, r=0.0):
 
 # --- places -----------------------------------------------------------------------------------------------------
 
-_TINT = {"day": (1.0, 1.0, 1.0), "dusk": (0.94, 0.72, 0.68), "night": (0.36, 0.42, 0.66)}
+_TINT = {"day": (1.0, 1.0, 1.0), "dusk": (0.94, 0.72, 0.68), "night": (0.45, 0.51, 0.76)}
 _SKY = {  # top and horizon of the sky at dusk and at night; by day each place has its own
     "dusk": ((140, 104, 160), (255, 176, 112)),
-    "night": ((22, 26, 66), (52, 62, 116)),
+    "night": ((24, 28, 72), (60, 70, 128)),
 }
 
 
@@ -85,7 +86,7 @@ class _Canvas:
         zoom = ZOOM[camera]
         columns = np.arange(-MAX_OFFSET - PAD, WIDTH + MAX_OFFSET + PAD, dtype=np.float32) + 0.5
         rows = np.arange(HEIGHT, dtype=np.float32) + 0.5
-        self.time, self.zoom = time, zoom
+        self.time, self.zoom, self.tint = time, zoom, _TINT[time]
         self.x = ((columns - WIDTH / 2) / zoom)[None, :]
         self.y = ((rows - GROUND[camera]) / zoom + GROUND["wide"])[:, None]
         self.rgb = np.zeros((HEIGHT, len(columns), 3), np.float32)
@@ -93,10 +94,10 @@ class _Canvas:
     def fill(self, distance, color: Rgb, *, lit: bool = False):
         """Paints a shape; a lit one keeps its colour at dusk and at night."""
         cover = np.clip(0.5 - distance * self.zoom, 0, 1)[..., None]
-        tint = (1.0, 1.0, 1.0) if lit else _TINT[self.time]
+        tint = (1.0, 1.0, 1.0) if lit else self.tint
         self.rgb += cover * (np.asarray(color, np.float32) * np.asarray(tint, np.float32) - self.rgb)
 
-    def sky(self, top: Rgb, horizon: Rgb, at: float, *, keep: float = 0.0):
+    def sky(self, top: Rgb, horizon: Rgb, at: float):
         """A vertical gradient down to y = at."""
         if self.time != "day":
             top, horizon = _SKY[self.time]
@@ -111,7 +112,9 @@ class _Canvas:
             self.fill(circle(self.x, self.y, x, low, 4.2), (255, 110, 84), lit=True)
         else:
             moon = circle(self.x, self.y, x, y, 3.2)
-            self.fill(np.maximum(moon, -circle(self.x, self.y, x - 1.7, y - 0.9, 2.6)), (246, 240, 200), lit=True)
+            self.fill(
+                np.maximum(moon, -circle(self.x, self.y, x - 1.7, y - 0.9, 2.6)), (246, 240, 200), lit=True
+            )
             for sx, sy in ((-42, 6), (-27, 9), (-12, 6), (-3, 9.5), (4, 5), (24, 6), (33, 10), (45, 7)):
                 self.fill(circle(self.x, self.y, sx, sy, 0.55), (226, 226, 240), lit=True)
 
@@ -238,7 +241,8 @@ def _window(c: _Canvas, x: float, y: float, hw: float, hh: float, frame: Rgb):
 
 
 def _cafe(c: _Canvas):
-    c.rgb[:] = 0
+    if c.time == "night":
+        c.tint = (0.62, 0.46, 0.44)  # lamplight
     c.fill(-c.y - 99 + 0 * c.x, (206, 158, 116))
     c.fill(18 - c.y + 0 * c.x, (150, 100, 74))
     for x in (-14, 30):
@@ -289,7 +293,7 @@ _PAINT = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def panorama(environment: str, time: str, camera: str) -> UInt8[np.ndarray, "height wide 3"]:
     """The whole place without people, wider than the frame by MAX_OFFSET + PAD pixels on either side (read-only)."""
     canvas = _Canvas(camera, time)
@@ -321,22 +325,29 @@ class _Pose:
         action = acting.action
         zero = np.zeros_like(f)
         self.x = np.asarray([screen_x(acting, shot, k) for k in range(shot.frames)], np.float32)
-        self.look = (acting.facing_before + (acting.facing - acting.facing_before) * _ease((f + 1) / 3)).astype(np.float32)
-        self.stretch, self.lift, self.step, self.lean = zero + 1, zero, zero, zero
+        self.look = (
+            acting.facing_before + (acting.facing - acting.facing_before) * _ease((f + 1) / 3)
+        ).astype(np.float32)
+        self.stretch, self.lift, self.step, self.stride, self.lean = zero + 1, zero, zero, zero, zero
         if action == "jump":
             self.lift = JUMP[shot.camera] * np.maximum(0, 0.5 - 0.62 * np.cos(phase)) / 1.12
             self.stretch = 1 + 0.10 * np.sin(phase - np.pi / 2) * (0.5 - 0.5 * np.cos(phase))
-            self.stretch -= 0.14 * np.maximum(0, np.cos(phase)) * np.minimum(1, np.minimum(f, shot.frames - f))
+            self.stretch -= (
+                0.11 * np.maximum(0, np.cos(phase)) * np.minimum(1, np.minimum(f, shot.frames - f))
+            )
         elif walk_direction(action):
             self.lift = 1.1 * np.abs(np.sin(2 * np.pi * f / 8)) * SCALE[shot.camera] ** 0.5
             self.step = np.sin(2 * np.pi * f / 8)
+            self.stride = np.sin(2 * np.pi * f / 8 - np.pi / 2) * np.minimum(
+                1, np.minimum(f, shot.frames - f) / 2
+            )
             self.lean = 0.05 * walk_direction(action) * _ease((f + 1) / 3) * _ease((shot.frames - f + 1) / 3)
         else:
             self.stretch = 1 + 0.03 * (0.5 - 0.5 * np.cos(phase))
         self.arm = {-1: zero, 1: zero}  # angle from hanging down, outwards, radians
         if action == "wave":
             up = _ease((f + 0.5) / 2.5) * _ease((shot.frames - f) / 2.5) * (f > 0)
-            self.arm[acting.facing] = up * (1.8 + 0.4 * np.sin(2 * np.pi * f / 4))
+            self.arm[acting.facing] = up * (1.7 + 0.36 * np.sin(2 * np.pi * f / 4))
         elif action == "jump":
             for side in (-1, 1):
                 self.arm[side] = 1.4 * self.lift / JUMP[shot.camera]
@@ -349,90 +360,110 @@ def _shape(a):
     return np.asarray(a, np.float32)[:, None, None]
 
 
-class _Layer:
-    """A window of every frame of a shot around one person, painted part after part."""
+_SPOTS = ((-2.7, 9.0), (2.7, 9.0), (0.0, 6.0), (-2.9, 3.4), (2.9, 3.4))
 
-    def __init__(self, rgb, scale: float, ink: float):
-        self.rgb, self.scale, self.ink = rgb, np.float32(scale), np.float32(ink)
+
+class _Layer:
+    """A window of every frame of a shot around one person, painted part after part.
+
+    rgb: [3, F, h, w] (planes: numpy broadcasts a cover over them quickly); u, v: puppet units from the feet.
+    """
+
+    def __init__(self, rgb, u, v, top: float, scale: float, ink: float):
+        self.rgb, self.u, self.v = rgb, u, v
+        self.top, self.scale, self.ink = top, scale, ink
+
+    def band(self, low: float, high: float) -> _Layer:
+        """The rows that can hold v = low..high units in any frame; `top` is the ground's distance below row 0."""
+        first = max(0, int(self.top - high * self.scale * 1.1 - max(JUMP.values()) - 2))
+        last = max(first + 1, int(np.ceil(self.top - low * self.scale * 0.85 + 2)))
+        rows = slice(first, last)
+        return _Layer(
+            self.rgb[:, :, rows], self.u[:, rows], self.v[:, rows], self.top - first, self.scale, self.ink
+        )
 
     def paint(self, distance, color: Rgb, *, outline: bool = True, alpha: float = 1.0):
         d = distance * self.scale
         if outline:
-            self._blend(np.clip(0.5 + self.ink - d, 0, 1), INK)
-        self._blend(np.clip(0.5 - d, 0, 1) * np.float32(alpha), color)
+            self.blend(np.clip(0.5 + self.ink - d, 0, 1), INK)
+        self.blend(np.clip(0.5 - d, 0, 1) * alpha, color)
         return d
 
-    def _blend(self, cover, color: Rgb):
-        cover = cover[..., None]
-        self.rgb += cover * (np.asarray(color, np.float32) - self.rgb)
+    def blend(self, cover, color: Rgb):
+        self.rgb += cover * (np.asarray(color, np.float32)[:, None, None, None] - self.rgb)
 
 
 def contrast_color(body: str) -> Rgb:
     """The colour of stripes and spots on a body."""
-    return (58, 40, 62) if body in ("yellow", "white", "orange", "pink") else (250, 244, 226)
+    return (58, 40, 62) if body in ("yellow", "white", "pink") else (250, 244, 226)
 
 
 def _paint_person(rgb, u0, v0, pose: _Pose, puppet: Puppet, camera: str):
-    """u0, v0: [F, h, w] window coordinates in pixels from the point on the ground below the puppet, v0 upwards."""
+    """Paints on rgb [3, F, h, w]; u0 [F, 1, w], v0 [1, h, 1]: pixels from the ground point below the puppet, v0 upwards."""
     scale = SCALE[camera]
-    p = _Layer(rgb, scale, 0.62 if camera == "wide" else 0.8 if camera == "medium" else 1.0)
     lift, stretch = _shape(pose.lift), _shape(pose.stretch)
-    shade = ellipse(u0 / scale, v0 / scale, 0, 0.3, 6.2, 1.4) + lift / scale * 0.25
-    p.paint(shade, (20, 16, 30), outline=False, alpha=0.34)
-
     v = (v0 - lift) / (scale * stretch)
     u = u0 * np.sqrt(stretch) / scale - _shape(pose.lean) * v
-    look, step = _shape(pose.look), _shape(pose.step)
+    whole = _Layer(rgb, u, v + 0 * u, float(v0[0, 0, 0]) + 0.5, scale, INK_WIDTH[camera])
+    look, step, stride = _shape(pose.look), _shape(pose.step), _shape(pose.stride)
     body, hat = PALETTE[puppet.body], PALETTE[puppet.hat_color]
-    dark: Rgb = tuple(0.62 * c for c in body)  # type: ignore[assignment]
 
+    shade = ellipse(u0 / scale, v0 / scale, 0, 0.3, 6.2, 1.4) + lift / scale * 0.25
+    whole.paint(shade, (20, 16, 30), outline=False, alpha=0.34)
+
+    p = whole.band(-1.5, 4.5)
     for side in (-1, 1):
-        raise_ = side * step
-        p.paint(ellipse(u, v, side * 2.7 + look * 0.6 + step * 0.0, 1.2 + np.maximum(0, raise_) * 1.5, 2.4, 1.5), dark)
+        ahead = side * 2.6 + look * 0.6 + side * stride * 2.2
+        up = 1.2 + np.maximum(0, side * step) * 1.3
+        p.paint(ellipse(p.u, p.v, ahead, up, 2.4, 1.5), _shade(body, 0.62))
     for side in (-1, 1):
+        p = whole.band(3.0, 18.5 if pose.arm[side].max() > 0.5 else 12.5)
         angle = _shape(pose.arm[side]) + 0.42
-        du, dv = side * np.sin(angle), -np.cos(angle)
         su, sv = side * 4.4, 10.4
-        p.paint(capsule(u, v, su, sv, su + 5.6 * du, sv + 5.6 * dv, 1.35), body)
-    trunk = box(u, v, 0, 7.0, 5.4, 5.9, 4.6)
-    d = p.paint(trunk, body)
+        hand_u, hand_v = su + 5.6 * side * np.sin(angle), sv - 5.6 * np.cos(angle)
+        p.paint(capsule(p.u, p.v, su, sv, hand_u, hand_v, 1.35), body)
+    p = whole.band(0.5, 13.5)
+    d = p.paint(box(p.u, p.v, 0, 7.0, 5.4, 5.9, 4.6), body)
     if puppet.pattern == "stripes":
-        for at in (9.4, 4.9):
-            p._blend(np.clip(0.5 - d, 0, 1) * np.clip(0.5 - (np.abs(v - at) - 1.1) * scale, 0, 1), contrast_color(puppet.body))
+        bands = np.minimum(np.abs(p.v - 9.4), np.abs(p.v - 4.9)) - 1.1
+        p.blend(np.clip(0.5 - np.maximum(d, bands * scale), 0, 1), contrast_color(puppet.body))
     elif puppet.pattern == "spots":
-        spots = None
-        for su, sv in ((-2.7, 9.0), (2.7, 9.0), (0, 6.0), (-2.9, 3.4), (2.9, 3.4)):
-            one = circle(u, v, su, sv, 1.35)
-            spots = one if spots is None else np.minimum(spots, one)
-        p._blend(np.clip(0.5 - d, 0, 1) * np.clip(0.5 - spots * scale, 0, 1), contrast_color(puppet.body))
+        squared = [(p.u - su) ** 2 + (p.v - sv) ** 2 for su, sv in _SPOTS]
+        spots = np.sqrt(np.minimum.reduce(squared)) - 1.35
+        p.blend(np.clip(0.5 - np.maximum(d, spots * scale), 0, 1), contrast_color(puppet.body))
 
-    hu = u - look * 0.5
-    p.paint(ellipse(hu, v, 0, 15.9, 5.8, 5.1), body)
-    eu = hu - look * 1.5
+    p = whole.band(9.5, 22.0)
+    hu = p.u - look * 0.5
+    p.paint(ellipse(hu, p.v, 0, 15.9, 5.8, 5.1), body)
+    p = whole.band(12.0, 18.8)
+    eu = p.u - look * 2.0
     for side in (-1, 1):
-        p.paint(circle(eu, v, side * 1.9, 16.6, 1.65), (255, 255, 255), outline=False)
-        p.paint(circle(eu, v, side * 1.9 + look * 0.5, 16.6, 0.95), (26, 20, 30), outline=False)
+        p.paint(circle(eu, p.v, side * 1.9, 16.6, 1.65), (255, 255, 255), outline=False)
+        p.paint(circle(eu, p.v, side * 1.9 + look * 0.5, 16.6, 0.95), (26, 20, 30), outline=False)
     if camera != "wide":
-        smile = np.maximum(np.abs(circle(eu, v, 0, 14.6, 2.0)) - 0.38, v - 13.9)
-        p.paint(smile, INK, outline=False)
-    _paint_hat(p, hu, v, puppet.hat, hat)
+        p.paint(np.maximum(np.abs(circle(eu, p.v, 0, 14.6, 2.0)) - 0.38, p.v - 13.9), INK, outline=False)
+    p = whole.band(16.5, 28.5)
+    _paint_hat(p, p.u - look * 0.5, p.v, puppet.hat, hat)
 
 
 def _paint_hat(p: _Layer, u, v, hat: str, color: Rgb):
-    dark: Rgb = tuple(0.6 * c for c in color)  # type: ignore[assignment]
     if hat == "top":
         p.paint(box(u, v, 0, 23.2, 3.7, 3.9, 0.4), color)
-        p.paint(box(u, v, 0, 21.0, 3.7, 0.8), dark, outline=False)
+        p.paint(box(u, v, 0, 21.0, 3.7, 0.8), _shade(color, 0.6), outline=False)
         p.paint(box(u, v, 0, 19.6, 6.2, 0.9, 0.7), color)
     elif hat == "cone":
-        p.paint(triangle(u, v, 0, 18.9, 4.6, 9.2, 0.3), color)
+        p.paint(triangle(u, v, 0, 18.9, 4.8, 8.7, 0.3), color)
     elif hat == "beanie":
         p.paint(circle(u, v, 0, 24.8, 2.0), (250, 248, 240))
         p.paint(np.maximum(ellipse(u, v, 0, 18.6, 5.6, 5.2), 18.6 - v), color)
-        p.paint(box(u, v, 0, 19.2, 6.0, 1.2, 1.0), tuple(0.8 * c for c in color))
+        p.paint(box(u, v, 0, 19.2, 6.0, 1.2, 1.0), _shade(color, 0.8))
     else:
         p.paint(np.maximum(ellipse(u, v, 0, 19.8, 4.2, 4.6), 19.8 - v), color)
         p.paint(ellipse(u, v, 0, 19.7, 9.4, 1.5), color)
+
+
+def _shade(color: Rgb, by: float) -> Rgb:
+    return (color[0] * by, color[1] * by, color[2] * by)
 
 
 def _window_rows(camera: str) -> tuple[int, int]:
@@ -440,22 +471,23 @@ def _window_rows(camera: str) -> tuple[int, int]:
     return max(0, int(top)), min(HEIGHT, int(np.ceil(GROUND[camera] + 2.5)))
 
 
-def _draw_people(strip: UInt8[np.ndarray, "frames height wide 3"], shot: PuppetShot, characters: tuple[Puppet, ...]):
+def _draw_people(
+    strip: UInt8[np.ndarray, "frames height wide 3"], shot: PuppetShot, characters: tuple[Puppet, ...]
+):
     """Paints the cast into frames that are wider than the picture by PAD on either side."""
-    scale = SCALE[shot.camera]
-    reach = int(np.ceil(_REACH * scale)) + 1
+    reach = int(np.ceil(_REACH * SCALE[shot.camera])) + 1
     y0, y1 = _window_rows(shot.camera)
     v0 = (GROUND[shot.camera] - (np.arange(y0, y1, dtype=np.float32) + 0.5))[None, :, None]
-    frames = np.arange(shot.frames)[:, None]
     for acting in shot.cast:
         pose = _Pose(acting, shot)
         left = np.clip(np.floor(pose.x).astype(int) - reach + PAD, 0, strip.shape[2] - 2 * reach)
-        columns = left[:, None] + np.arange(2 * reach)
-        u0 = (columns - PAD + 0.5 - pose.x[:, None]).astype(np.float32)[:, None, :]
-        rgb = strip[frames, y0:y1][:, 0][frames[:, :, None], np.arange(y1 - y0)[None, :, None], columns[:, None, :]]
-        rgb = rgb.astype(np.float32)
-        _paint_person(rgb, u0 + 0 * v0, v0 + 0 * u0, pose, characters[acting.who], shot.camera)
-        strip[frames[:, :, None], np.arange(y0, y1)[None, :, None], columns[:, None, :]] = np.rint(rgb).astype(np.uint8)
+        u0 = ((left - PAD + 0.5 - pose.x)[:, None] + np.arange(2 * reach)).astype(np.float32)[:, None, :]
+        windows = [strip[k, y0:y1, x : x + 2 * reach] for k, x in enumerate(left)]
+        rgb = np.ascontiguousarray(np.stack(windows).transpose(3, 0, 1, 2), dtype=np.float32)
+        _paint_person(rgb, u0, v0, pose, characters[acting.who], shot.camera)
+        painted = np.rint(rgb).astype(np.uint8).transpose(1, 2, 3, 0)
+        for window, pixels in zip(windows, painted, strict=True):
+            window[:] = pixels
 
 
 def _strip(environment: str, time: str, shot: PuppetShot) -> UInt8[np.ndarray, "frames height wide 3"]:

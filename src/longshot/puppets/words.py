@@ -48,17 +48,39 @@ MEANINGS: dict[str, tuple[str, ...]] = {
     # actions (third person)
     "stand": ("stands", "waits", "rests", "stays still", "pauses", "stands still"),
     "walk_left": ("walks left", "strolls left", "goes left", "wanders left", "heads left", "marches left"),
-    "walk_right": ("walks right", "strolls right", "goes right", "wanders right", "heads right", "marches right"),
+    "walk_right": (
+        "walks right",
+        "strolls right",
+        "goes right",
+        "wanders right",
+        "heads right",
+        "marches right",
+    ),
     "jump": ("jumps", "hops", "leaps", "bounces", "springs up", "jumps for joy"),
     "wave": ("waves", "greets", "says hello", "waves a hand", "raises an arm", "waves goodbye"),
     # camera pans
-    "pan_left": ("the camera pans left", "panning left", "pan left", "the camera moves left", "the view slides left"),
-    "pan_right": ("the camera pans right", "panning right", "pan right", "the camera moves right", "the view slides right"),
+    "pan_left": (
+        "the camera pans left",
+        "panning left",
+        "pan left",
+        "the camera moves left",
+        "the view slides left",
+    ),
+    "pan_right": (
+        "the camera pans right",
+        "panning right",
+        "pan right",
+        "the camera moves right",
+        "the view slides right",
+    ),
 }
 
 _NOUNS = ("puppet", "puppet", "puppet", "doll", "figure", "felt puppet", "person")
 _EMPTY = ("nobody", "no people", "empty", "nobody is there", "the place is empty")
-_SIDES = {-1: ("on the left", "at the left", "to the left side"), 1: ("on the right", "at the right", "to the right side")}
+_SIDES = {
+    -1: ("on the left", "at the left", "to the left side"),
+    1: ("on the right", "at the right", "to the right side"),
+}
 _FACING = {-1: ("facing left", "looking left"), 1: ("facing right", "looking right")}
 _AT_TIME = {
     "day": ("by day", "at noon", "in the morning", "in daytime", "on a sunny day", "in the afternoon"),
@@ -114,7 +136,9 @@ def describe(puppet: Puppet, rng: np.random.Generator, *, named: bool | None = N
     noun = _pick(rng, _NOUNS)
     if puppet.pattern == "plain":
         pattern = "" if rng.random() < 0.5 else say(rng, "plain")
-        text = _an(f"{pattern} {body} {noun}".strip()) + f" {_pick(rng, ('with', 'in', 'wearing'))} {_an(hat)}"
+        text = (
+            _an(f"{pattern} {body} {noun}".strip()) + f" {_pick(rng, ('with', 'in', 'wearing'))} {_an(hat)}"
+        )
     else:
         pattern = say(rng, puppet.pattern)
         if pattern in ("stripes", "bands", "spots", "dots", "polka dots"):
@@ -131,7 +155,11 @@ def place_text(environment: str, time: str, rng: np.random.Generator) -> str:
     place = say(rng, environment)
     text = place if place in ("snow", "dunes", "downtown", "home", "winter mountains", "snowy hills") else ""
     if not text:
-        text = f"the {place}" if place in ("woods", "countryside", "seaside", "sea", "coast", "shore") else _an(place)
+        text = (
+            f"the {place}"
+            if place in ("woods", "countryside", "seaside", "sea", "coast", "shore")
+            else _an(place)
+        )
     if time == "day" and rng.random() < 0.5:
         return text
     times = _AT_TIME[time]

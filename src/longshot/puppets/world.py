@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -100,12 +101,14 @@ def is_legal(shot: PuppetShot) -> bool:
         xs = [screen_x(acting, shot, frame) for acting in shot.cast]
         if any(not low <= x <= high for x in xs):
             return False
-        if any(b - a < APART[shot.camera] for a, b in zip(xs, xs[1:])):  # the cast is listed left to right
+        if any(b - a < APART[shot.camera] for a, b in pairwise(xs)):  # the cast is listed left to right
             return False
     return True
 
 
-def draw_puppet(rng: np.random.Generator, *, not_body: Sequence[str] = (), not_name: Sequence[str] = ()) -> Puppet:
+def draw_puppet(
+    rng: np.random.Generator, *, not_body: Sequence[str] = (), not_name: Sequence[str] = ()
+) -> Puppet:
     """A random puppet; its hat never has the colour of its body."""
     body = str(rng.choice([c for c in COLORS if c not in not_body]))
     return Puppet(
@@ -191,7 +194,7 @@ def _draw_cut(
         still = attempt == 63
         xs = [left, right] if two else [float(rng.choice((left, middle, right)))]
         cast = []
-        for k, x in zip(who, xs):
+        for k, x in zip(who, xs, strict=True):
             action = "stand" if still else str(rng.choice(actions))
             toward = int(rng.choice((-1, 1))) if not two else (1 if x == left else -1)
             facing = walk_direction(action) or toward
@@ -214,7 +217,9 @@ def _draw_continuation(
             others = [a for a in actions if a != acting.action] or list(actions)
             action = "stand" if still else str(rng.choice(others))
             facing = walk_direction(action) or acting.facing
-            cast.append(Acting(acting.who, action, screen_x(acting, before, before.frames), facing, acting.facing))
+            cast.append(
+                Acting(acting.who, action, screen_x(acting, before, before.frames), facing, acting.facing)
+            )
         shot = replace(start, cast=tuple(cast), pan=0 if still else _draw_pan(rng, p_pan))
         if is_legal(shot):
             return shot
