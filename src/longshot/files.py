@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from longshot.errors import UserError
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str]) -> Generator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on any failure it is removed.
 
     The suffix is kept, since encoders choose a container by it. A reader sees the old file or the new one, never half
@@ -52,7 +52,7 @@ def inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def _refusals_name(target: Path) -> Iterator[None]:
+def _refusals_name(target: Path) -> Generator[None]:
     """Turn the system's refusals into one line that names the file a person asked for, not the temporary one."""
     try:
         yield
