@@ -39,6 +39,17 @@ class Document:
         return None
 
 
+def field_words(where: Where) -> str:
+    """Return the way to a field in words, counted from one: `("shots", 2, "cut")` is `shot 3, cut`."""
+    words: list[str] = []
+    for step in where:
+        if isinstance(step, int):
+            words[-1:] = [f"{words[-1].removesuffix('s') if words else 'item'} {step + 1}"]
+        else:
+            words.append(step)
+    return ", ".join(words) or "scene"
+
+
 def read_text(path: str | os.PathLike[str]) -> str:
     """Return the UTF-8 text of the file at `path`; UserError where it is absent, too large or not text."""
     source = Path(path)
@@ -127,7 +138,10 @@ class _YamlReader:
             raise self.error(node, "is nested too deeply or repeats itself too often")
         self.lines.setdefault(where, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
-            return {key: self.value(loader, child, (*where, key), depth + 1) for key, child in self.pairs(node, where)}
+            return {
+                key: self.value(loader, child, (*where, key), depth + 1)
+                for key, child in self.pairs(node, where)
+            }
         if isinstance(node, yaml.SequenceNode):
             return [self.value(loader, child, (*where, i), depth + 1) for i, child in enumerate(node.value)]
         return self.scalar(loader, node)
@@ -139,7 +153,9 @@ class _YamlReader:
                 raise self.error(key_node, "has a key that is not text")
             key, line = key_node.value, key_node.start_mark.line + 1
             if key in seen:
-                raise self.error(key_node, f"gives {key!r} twice, first on line {seen[key]}; keep one of them")
+                raise self.error(
+                    key_node, f"gives {key!r} twice, first on line {seen[key]}; keep one of them"
+                )
             seen[key] = self.lines[(*where, key)] = line
             yield key, child
 
@@ -200,7 +216,9 @@ class _JsonReader:
             rest = self.text[error.pos :].strip()
             half_word = any(word.startswith(rest) for word in ("true", "false", "null"))
             cut_short = half_word or error.msg.startswith("Unterminated string")
-            raise self.error(len(self.text) if cut_short else error.pos, f"is not valid JSON ({error.msg})") from error
+            raise self.error(
+                len(self.text) if cut_short else error.pos, f"is not valid JSON ({error.msg})"
+            ) from error
         except ValueError as error:  # a number of thousands of digits
             raise self.error(at, f"is not valid JSON ({error})") from error
         if isinstance(value, float) and not math.isfinite(value):

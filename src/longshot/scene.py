@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from longshot.document import Document, Where, read_document
+from longshot.document import Document, Where, field_words, read_document
 from longshot.errors import UserError
 from longshot.files import write_text
 
@@ -120,7 +120,9 @@ class Scene(_Part):
     def shot_prompts(self) -> list[str]:
         """Return one prompt a shot, on one line, with `[SHOT CUT]` in front where the shot begins with a cut."""
         texts = [" ".join(shot.prompt.split()) for shot in self.shots]
-        return [f"{SHOT_CUT} {text}" if shot.cut else text for shot, text in zip(self.shots, texts, strict=True)]
+        return [
+            f"{SHOT_CUT} {text}" if shot.cut else text for shot, text in zip(self.shots, texts, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ def parse_scene(document: Document) -> Scene:
     if document.data is None:
         raise UserError(f"{document.name}: is empty; a scene needs at least `shots:` with one prompt")
     if not isinstance(document.data, dict):
-        raise UserError(f"{document.name}:1: is not a scene; it should begin with names such as `title:` and `shots:`")
+        raise UserError(
+            f"{document.name}:1: is not a scene; it should begin with names such as `title:` and `shots:`"
+        )
     try:
         return Scene.model_validate(document.data)
     except ValidationError as error:
@@ -171,21 +175,14 @@ def dump_scene(scene: Scene) -> str:
     """Return `scene` as YAML in a person's order, with defaults left out and every shot's `cut` spelled out."""
     content = scene.model_dump(exclude_defaults=True)
     content["shots"] = [
-        {"prompt": shot.prompt, "cut": shot.cut, **shot.model_dump(exclude_defaults=True, exclude={"prompt", "cut"})}
+        {
+            "prompt": shot.prompt,
+            "cut": shot.cut,
+            **shot.model_dump(exclude_defaults=True, exclude={"prompt", "cut"}),
+        }
         for shot in scene.shots
     ]
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-def field_words(where: Where) -> str:
-    """Return the way to a field in words, counted from one: `("shots", 2, "cut")` is `shot 3, cut`."""
-    words: list[str] = []
-    for step in where:
-        if isinstance(step, int):
-            words[-1:] = [f"{words[-1].removesuffix('s') if words else 'item'} {step + 1}"]
-        else:
-            words.append(step)
-    return ", ".join(words) or "scene"
 
 
 class _Dumper(yaml.SafeDumper):
