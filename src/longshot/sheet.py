@@ -1,5 +1,6 @@
 """Pictures that sum up a scene at a glance: a contact sheet with a row a shot, a strip with a picture a shot."""
 
+import unicodedata
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 Frames = UInt8[np.ndarray, "frames height width 3"]
 Picture = UInt8[np.ndarray, "height width 3"]
 
-
+STAND_INS = str.maketrans("–—łŁøØ×", "--lLoOx") | {ord("ß"): "ss", ord("æ"): "ae", ord("œ"): "oe"}
 BACKGROUND, INK, FAINT = (22, 23, 27), (236, 236, 232), (140, 143, 152)
 
 
@@ -33,7 +34,7 @@ def contact_sheet(
     starts = np.cumsum([0, *(len(frames) for frames in shots)])
     rows = [_heading(title, width - 2 * margin, tile_width // 9)] if title else []
     for number, (frames, caption) in enumerate(zip(shots, words, strict=True), start=1):
-        time = f"{starts[number - 1] / fps:.1f} – {starts[number] / fps:.1f} s" if fps else ""
+        time = f"{float(starts[number - 1] / fps):.1f}-{float(starts[number] / fps):.1f} s" if fps else ""
         tiles = [_tile(frame, tile_width) for frame in _evenly(frames, columns)]
         rows.append(_row(number, caption, time, tiles, width - 2 * margin, gap))
     height = margin + sum(row.height + margin for row in rows)
@@ -106,12 +107,18 @@ def _heading(title: str, width: int, size: int) -> Image.Image:
     return heading
 
 
+def _drawable(text: str) -> str:
+    """Return the text in the letters of Pillow's own font, which has plain ASCII and little else: é as e, ß as ss."""
+    bare = unicodedata.normalize("NFKD", text.translate(STAND_INS))
+    return "".join(letter for letter in bare if not unicodedata.combining(letter))
+
+
 def _wrapped(
     text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float, most: int
 ) -> list[str]:
     """Return the text broken into lines no wider than `width`, `most` at the most; words too long for one are cut."""
     lines, line = [], ""
-    for word in text.split():
+    for word in _drawable(text).split():
         longer = f"{line} {word}".strip()
         if font.getlength(longer) <= width:
             line = longer

@@ -28,7 +28,7 @@ Picture = UInt8[np.ndarray, "height width 3"]
 
 MAX_PIXELS = 64_000_000  # of one picture: two 8K frames; checked before anything is decoded
 MAX_BYTES = 2 * 2**30  # of frames returned at once: 70 s of 854x480 at 24 frames/s
-PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 # Playlists and the like are left out: they are text that makes the reader open other files and addresses.
 VIDEO_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,h264,hevc,m4v,mxf,yuv4mpegpipe,gif"
@@ -157,14 +157,18 @@ def _opened(path: str | os.PathLike[str]) -> Generator[_Video]:
         # An absolute path, since FFmpeg takes "name:rest" for an address. Text in odd encodings is of no concern here.
         container = av.open(str(file.resolve()), options=options, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError, MemoryError) as error:
-        what = (
-            "a picture, not a video"
-            if _is_picture(file)
-            else "not a video that can be read, or only half of one"
-        )
-        raise UserError(f"{path}: {what} ({_reason(error)})") from error
+        raise UserError(f"{path}: {_unopenable(file, error)}") from error
     with container:
         yield _video_in(container, file)
+
+
+def _unopenable(path: Path, error: Exception) -> str:
+    """Return what is wrong with a file that FFmpeg does not open."""
+    if _is_picture(path):
+        return "a picture, not a video"
+    if isinstance(error, av.error.EOFError):
+        return "holds no frames"
+    return f"not a video that can be read, or only half of one ({_reason(error)})"
 
 
 def _video_in(container: "av.container.InputContainer", path: Path) -> _Video:
@@ -172,8 +176,8 @@ def _video_in(container: "av.container.InputContainer", path: Path) -> _Video:
     cover = Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
-        other = "only sound" if container.streams.audio else "no picture"
-        raise UserError(f"{path}: has {other} in it; give a video with moving pictures")
+        holds = "only sound" if container.streams.audio else "no frames"
+        raise UserError(f"{path}: holds {holds}; give a video with moving pictures")
     stream = streams[0]
     context = stream.codec_context
     if context.width * context.height > MAX_PIXELS:
@@ -359,7 +363,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
     """
     file = _readable(path)
     try:
-        with _unwarned(), Image.open(file, formats=PICTURE_FORMATS) as image:
+        with _unwarned(), Image.open(file, formats=_readable_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"{path}: {image.width}x{image.height} is more than {MAX_PIXELS // 10**6} million pixels; "
@@ -383,7 +387,7 @@ def write_image(path: str | os.PathLike[str], image: Picture) -> None:
         Image.fromarray(image).save(temporary, format=_format_of(path, PICTURE_FORMATS), quality=92)
 
 
-def fit(frames: Frames, size: tuple[int, int]) -> Frames:
+def fit(frames: Frames, size: tuple[int, int]) -> UInt8[np.ndarray, "frames new_height new_width 3"]:
     """Return the frames scaled to cover `size` (width, height) and cropped around the centre; the same array if they fit."""
     (width, height), (_, old_height, old_width, _) = size, frames.shape
     if (width, height) == (old_width, old_height):
@@ -409,9 +413,15 @@ def _flat(image: Image.Image) -> Picture:
     return np.asarray(image.convert("RGB"))
 
 
+def _readable_formats() -> list[str]:
+    """Return those of PICTURE_FORMATS that this build of Pillow has; AVIF is not in all of them."""
+    Image.init()
+    return [name for name in PICTURE_FORMATS if name in Image.OPEN]
+
+
 def _is_picture(path: Path) -> bool:
     try:
-        with _unwarned(), Image.open(path, formats=PICTURE_FORMATS):
+        with _unwarned(), Image.open(path, formats=_readable_formats()):
             return True
     except Exception:  # as in read_image
         return False
@@ -482,7 +492,7 @@ def _encode(path: Path, frames: Frames, fps: Fraction, scale: int, metadata: Map
         container.mux(stream.encode())
 
 
-def _even(frame: Picture) -> Picture:
+def _even(frame: Picture) -> UInt8[np.ndarray, "even_height even_width 3"]:
     """Return the frame with its last column and row repeated where that makes an odd size even."""
     return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
 

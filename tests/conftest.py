@@ -1,0 +1,23 @@
+"""What all tests share: shapes and types checked on every call into longshot, and the film that lies beside the repo."""
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("longshot", "beartype.beartype")  # before anything imports longshot
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real footage and scripts for trials; tests that need it are skipped where it is not."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the trial data in {folder}, which is not part of the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def film(shared_data: Path) -> Path:
+    """Thirty seconds of Big Buck Bunny: 720 frames of 854x480 at 24 frames/s, cuts at frames 285, 378 and 553."""
+    return shared_data / "big-buck-bunny-480p-30s.mp4"
