@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from longshot.errors import UserError
 
@@ -91,7 +92,7 @@ def parse_yaml(text: str, name: str) -> Document:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         data = None if node is None else reader.value(loader, node, (), 0)
-    except yaml.reader.ReaderError as error:
+    except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         problem = f"holds the character {error.character!r}, which YAML does not allow"
         raise UserError(f"{name}:{line}: {problem}") from error

@@ -248,16 +248,16 @@ def _message(details: Any, where: Where) -> str:
 
 
 def _unknown_key(where: Where) -> str:
-    known = list(_fields_at(where[:-1]))
+    known = list(_part_at(where[:-1]).model_fields)
     close = difflib.get_close_matches(str(where[-1]), known, n=1)
     advice = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
     return f"is not known; {advice}"
 
 
-def _fields_at(where: Where) -> type[_Part] | Any:
-    parts = {"characters": Character, "shots": Shot, "references": Reference}
-    names = [step for step in where if isinstance(step, str)]
-    return parts[names[-1]].model_fields if names and names[-1] in parts else Scene.model_fields
+def _part_at(where: Where) -> type[_Part]:
+    parts: dict[str | int, type[_Part]] = {"characters": Character, "shots": Shot, "references": Reference}
+    lists = [parts[step] for step in where if step in parts]
+    return lists[-1] if lists else Scene
 
 
 def _shown(value: Any) -> str:

@@ -119,7 +119,9 @@ def _parse_captions(root: Node) -> Imported:
     shots = [Shot(prompt=root.need(f"shot{number}").text()) for number in numbers]
     characters, environment, story = caption.split(root.text_or("global_caption"))
     kept = {
-        key: value for key, value in root.mapping().items() if not _SHOT.match(key) and key != "global_caption"
+        key: value
+        for key, value in root.mapping().items()
+        if not _SHOT.match(key) and key != "global_caption"
     }
     scene = Scene(characters=characters, environment=environment, story=story, shots=shots)
     scene.extra = extra("shotstream", kept)
@@ -169,10 +171,11 @@ def _spans(scene: Scene) -> list[list[int]]:
     frames = [shot.frames or 0 for shot in scene.shots]
     if not all(frames):
         return []
-    starts = [kept_of(shot, "shotstream").get("start") for shot in scene.shots]
-    follow = [0, *accumulate(frames)]
-    kept = all(isinstance(start, int) for start in starts)
-    return [[start, start + count] for start, count in zip(starts if kept else follow, frames, strict=False)]
+    kept = [kept_of(shot, "shotstream").get("start") for shot in scene.shots]
+    starts = [start for start in kept if isinstance(start, int)]
+    if len(starts) < len(frames):
+        starts = [0, *accumulate(frames[:-1])]
+    return [[start, start + count] for start, count in zip(starts, frames, strict=True)]
 
 
 def _csv(columns: dict[str, object]) -> str:
