@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("longshot", "beartype.beartype")  # before anything imports longshot
+# Before anything imports longshot. The tower: an int will do where a float is asked for, as Python's typing has it.
+install_import_hook("longshot", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-Frames = UInt8[np.ndarray, "frames height width 3"]
-Picture = UInt8[np.ndarray, "height width 3"]
+Frames = UInt8[np.ndarray, "_ _ _ 3"]  # frames, height, width: each shot may have its own
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 STAND_INS = str.maketrans("–—łŁøØ×", "--lLoOx") | {ord("ß"): "ss", ord("æ"): "ae", ord("œ"): "oe"}
 BACKGROUND, INK, FAINT = (22, 23, 27), (236, 236, 232), (140, 143, 152)
