@@ -35,13 +35,21 @@ from longshot.puppets.world import (
 # Errors are levels (0..255), a mean over channels, cut off at CAP a pixel. The limits lie between what a mildly
 # blurred, shifted, noisy rendering gives and what garbage gives; tests/puppets/test_score.py measures both.
 CAP = 48.0
-PLACE_MATCHED = 0.30  # share of pixels that must lie near the place (a close-up hides about half of it)
-PLACE_NEAR = 26.0
+PLACE_MATCHED = 0.33  # share of pixels that must lie near the place (a close-up hides about half of it)
+PLACE_NEAR, MAX_SHIFT = 12.0, 16.0
 PLACE_MARGIN = 0.35  # by how much another place must fit worse
-PERSON_FOUND = 0.50  # how much of a puppet's outline must be filled with something that is not the place
-BODY_ERROR, HAT_ERROR = 26.0, 27.0
+PERSON_FOUND, PERSON_CLEAR = (
+    0.62,
+    0.47,
+)  # how much of a body's outline differs from the place; less what is beside it
+BODY_ERROR, HAT_ERROR = 22.0, 20.0
 ARM_GAIN = 3.0  # by how much a raised arm must fit better than a hanging one
-MARGIN = 0.6  # by how much the next best value must fit worse
+MARGIN = {
+    "body": 3.0,
+    "pattern": 1.5,
+    "hat": 1.2,
+    "hat_color": 1.5,
+}  # by how much the next value must fit worse
 
 
 @dataclass(frozen=True)
@@ -131,18 +139,26 @@ class _Place:
         return _place_view(self.index, self.offset + self.pan * frame)
 
 
+def _share_near(frame: Float32[np.ndarray, "3 32 48"], place: Float32[np.ndarray, "3 32 48"]) -> float:
+    """The share of pixels that show the place, a small shift of the colours aside."""
+    differs = frame - place
+    shift = np.clip(np.median(differs.reshape(3, -1), axis=1), -MAX_SHIFT, MAX_SHIFT)
+    return float((np.abs(differs - shift[:, None, None]).sum(0) / 3 < PLACE_NEAR).mean())
+
+
 def _find_place(frames: Float32[np.ndarray, "frames 3 32 48"]) -> _Place:
     """The place, offset and pan with the least cut-off error over the first, middle and last frame."""
     last = len(frames) - 1
     at = sorted({0, last // 2, last})
+    ends = sorted({0, last})
     costs = []
-    for k in at:
+    for k in ends:
         error = np.abs(_coarse_places() - _coarse(frames[k]))
         costs.append(np.minimum(error, CAP, out=error).mean(-1))
     tries = []  # (cost, place, offset, pan)
     for pan in (0,) if last == 0 else (-1, 0, 1):
         total = np.zeros_like(costs[0])
-        for k, cost in zip(at, costs, strict=True):
+        for k, cost in zip(ends, costs, strict=True):
             columns = np.rint((_STARTS + pan * k + MAX_OFFSET) / _STEP).astype(int)
             total += cost[:, np.clip(columns, 0, len(_STARTS) - 1)]
         total[:, np.abs(_STARTS + pan * last) > MAX_OFFSET + _STEP] = 1e9
@@ -150,24 +166,24 @@ def _find_place(frames: Float32[np.ndarray, "frames 3 32 48"]) -> _Place:
         tries += [(float(total[p, o]), p, int(_STARTS[o]), pan) for p, o in enumerate(best)]
     tries.sort()
 
-    def fit(place: int, offset: int, pan: int) -> tuple[float, float, int, int, int]:
-        cost = near = 0.0
+    def fit(place: int, offset: int, pan: int) -> tuple[float, int, int, int]:
+        cost = 0.0
         for k in at:
             error = np.abs(frames[k] - _place_view(place, offset + pan * k)).sum(0) / 3
-            near += np.count_nonzero(error < PLACE_NEAR) / error.size / len(at)
             cost += float(np.minimum(error, CAP).sum()) / error.size / len(at)
-        return cost, near, place, offset, pan
+        return cost, place, offset, pan
 
     # One try a place and pan, then closer and closer around the best ones.
     seen = {key: fit(*key) for key in [t[1:] for t in tries[:12]]}
     for step, keep in ((2, 6), (1, 3), (1, 1)):
-        for _, _, place, offset, pan in sorted(seen.values())[:keep]:
+        for _, place, offset, pan in sorted(seen.values())[:keep]:
             for key in ((place, offset - step, pan), (place, offset + step, pan)):
                 if key not in seen:
                     seen[key] = fit(*key)
     fits = sorted(seen.values())
-    cost, near, place, offset, pan = fits[0]
-    others = [other for other, _, p, _, _ in fits if _PLACES[p][0] != _PLACES[place][0]]
+    cost, place, offset, pan = fits[0]
+    others = [other for other, p, _, _ in fits if _PLACES[p][0] != _PLACES[place][0]]
+    near = float(np.mean([_share_near(frames[k], _place_view(place, offset + pan * k)) for k in at]))
     known = near >= PLACE_MATCHED and (not others or others[0] - cost >= PLACE_MARGIN)
     return _Place(place, offset, pan, known)
 
@@ -206,10 +222,11 @@ def _sprite(
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "3 h w"]]:
     """How much of the place a puppet hides, and what it adds: picture = place * (1 - hidden) + added."""
     g = _geometry(camera)
-    shot = PuppetShot(camera, 0, (Acting(0, action, 24.0, facing, facing),), 8, True)
+    length = 1 if action == "stand" else 8
+    shot = PuppetShot(camera, 0, (Acting(0, action, 24.0, facing, facing),), length, True)
     pictures = []
     for level in (0, 255):
-        strip = np.full((8, HEIGHT, WIDTH + 2 * draw.PAD, 3), level, np.uint8)
+        strip = np.full((length, HEIGHT, WIDTH + 2 * draw.PAD, 3), level, np.uint8)
         draw._draw_people(strip, shot, (puppet,))
         middle = draw.PAD + 24
         soft = _soften(strip[frame].transpose(2, 0, 1).astype(np.float32))
@@ -233,10 +250,11 @@ class _Sprites:
 @cache
 def _body_sprites(camera: str, facing: int) -> _Sprites:
     """8 colours x 3 patterns, where a body hides the place below the hat."""
+    chess = _chess(camera)[_geometry(camera).body] if camera != "wide" else True
     hats = {body: "red" if body != "red" else "blue" for body in COLORS}
     people = [Puppet("", body, pattern, "top", hats[body]) for body in COLORS for pattern in PATTERNS]
     pairs = [_sprite(camera, facing, puppet) for puppet in people]
-    return _Sprites(pairs, _geometry(camera).body, lambda hidden: hidden.min(0) > 0.5)
+    return _Sprites(pairs, _geometry(camera).body, lambda hidden: (hidden.min(0) > 0.5) & chess)
 
 
 @cache
@@ -336,7 +354,7 @@ def _find_people(view: _View) -> list[int]:
     apart = int(14 * draw.SCALE[view.camera]) if view.camera != "close" else WIDTH
     while len(found) < 2:
         row, column = np.unravel_index(int(score.argmax()), score.shape)
-        if filled[row, column] < PERSON_FOUND or score[row, column] < PERSON_FOUND - 0.22:
+        if filled[row, column] < PERSON_FOUND or score[row, column] < PERSON_CLEAR:
             break
         found.append(int(column) + low)
         score[:, max(0, column - apart) : column + apart + 1] = -9
@@ -382,7 +400,7 @@ class _Person:
             ("hat_color", COLORS, hat.min(0), fits_hat),
         ):
             order = np.argsort(table)
-            clear = table[order[1]] - table[order[0]] >= MARGIN
+            clear = table[order[1]] - table[order[0]] >= MARGIN[name]
             out[name] = values[int(order[0])] if fits and clear else None
         return out
 
@@ -426,12 +444,12 @@ def read_shot(frames: UInt8[np.ndarray, "frames 32 48 3"]) -> Reading:
 
 def _read_person(pixels, place: _Place, camera: str, first: _View, x: int, moving: bool) -> PersonReading:
     person = _Person(camera)
-    x, lift, facing = person.look(first, x, range(-1, _MAX_LIFT))
+    x, lift, facing = person.look(first, x, range(-1, 6))
     num_frames = len(pixels)
     if num_frames == 1:
         return PersonReading(**person.read(), action=None, x=float(x))
     puppet = _best_puppet(person)
-    at = sorted({round(float(k)) for k in np.linspace(0, num_frames - 1, min(num_frames, 9))})
+    at = sorted({round(float(k)) for k in np.linspace(0, num_frames - 1, min(num_frames, 8))})
     again = {at[len(at) // 2], at[-1]}
     track, arms, here = [], [], x
     for before, k in zip([0, *at], at, strict=False):
