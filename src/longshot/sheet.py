@@ -1,6 +1,7 @@
 """Pictures that sum up a scene at a glance: a contact sheet with a row a shot, a strip with a picture a shot."""
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -113,27 +114,7 @@ def _drawable(text: str) -> str:
     return "".join(letter for letter in bare if not unicodedata.combining(letter))
 
 
-def _wrapped(
-    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float, most: int
-) -> list[str]:
-    """Return the text broken into lines no wider than `width`, `most` at the most; words too long for one are cut."""
-    lines, line = [], ""
-    for word in _drawable(text).split():
-        longer = f"{line} {word}".strip()
-        if font.getlength(longer) <= width:
-            line = longer
-            continue
-        if line:
-            lines.append(line)
-        while font.getlength(word) > width and len(lines) <= most:  # scripts without spaces, too
-            fits = next(n for n in range(len(word), 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
-            lines.append(word[:fits])
-            word = word[fits:]
-        line = word
-    lines = [*lines, line] if line else lines
-    if len(lines) <= most:
-        return lines
-    last = lines[most - 1]
-    while last and font.getlength(last + " …") > width:
-        last = last[:-1].rstrip()
-    return [*lines[: most - 1], last + " …"]
+def _drawable(text: str) -> str:
+    """Return the text in the letters of Pillow's own font, which has plain ASCII and little else: é as e, ß as ss."""
+    bare = unicodedata.normalize("NFKD", text.translate(STAND_INS))
+    return "".join(letter for letter in bare if not unicodedata.combining(letter))
