@@ -108,10 +108,36 @@ def _heading(title: str, width: int, size: int) -> Image.Image:
     return heading
 
 
-def _drawable(text: str) -> str:
-    """Return the text in the letters of Pillow's own font, which has plain ASCII and little else: é as e, ß as ss."""
-    bare = unicodedata.normalize("NFKD", text.translate(STAND_INS))
-    return "".join(letter for letter in bare if not unicodedata.combining(letter))
+def _wrapped(
+    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float, most: int
+) -> list[str]:
+    """Return the text broken into lines no wider than `width`, `most` at the most; words too long for one are cut."""
+    lines, line = [], ""
+    for word in _drawable(text).split():
+        longer = f"{line} {word}".strip()
+        if font.getlength(longer) <= width:
+            line = longer
+            continue
+        lines += [line] if line else []
+        while len(lines) <= most and font.getlength(word) > width:  # scripts without spaces, too
+            fits = _letters_that_fit(word, font, width)
+            lines.append(word[:fits])
+            word = word[fits:]
+        line = word
+        if len(lines) > most:
+            break
+    lines += [line] if line else []
+    if len(lines) <= most:
+        return lines
+    last = lines[most - 1]
+    while last and font.getlength(last + " …") > width:
+        last = last[:-1].rstrip()
+    return [*lines[: most - 1], last + " …"]
+
+
+def _letters_that_fit(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> int:
+    """Return how many of the word's first letters are no wider than `width`, at least 1."""
+    return max(1, bisect_right(range(len(word)), width, key=lambda count: font.getlength(word[:count])) - 1)
 
 
 def _drawable(text: str) -> str:
