@@ -17,7 +17,7 @@ from longshot.errors import UserError
 MAX_BYTES = 16 * 2**20
 """No script or scene file comes near this; a larger file is something else."""
 MAX_DEPTH = 40
-MAX_VALUES = 200_000
+MAX_VALUES = 20_000
 """Bound on values in one file, so that nested YAML aliases cannot grow without end."""
 
 Where = tuple[str | int, ...]

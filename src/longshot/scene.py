@@ -161,8 +161,8 @@ def parse_scene(document: Document) -> Scene:
     try:
         return Scene.model_validate(document.data)
     except ValidationError as error:
-        problems = [_problem(document, details) for details in error.errors()]
-        problems.sort(key=lambda problem: problem.line or 0)
+        present_first = sorted(error.errors(), key=lambda details: details["type"] == "missing")
+        problems = [_problem(document, details) for details in present_first]
         raise SceneFileError(document.name, problems) from error
 
 
@@ -193,7 +193,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    style = "|" if "\n" in text and not any(character in text for character in "\r\x85\u2028\u2029") else None
+    odd_line_end = any(character in text for character in "\r\x85\u2028\u2029")  # YAML would change these to \n
+    style = '"' if odd_line_end else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

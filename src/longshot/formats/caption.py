@@ -30,10 +30,10 @@ def split(caption: str) -> tuple[list[Character], str, str]:
     foreign = people and (not starts or starts[0].start() > 0)
     if foreign or 0 in numbers or len(set(numbers)) < len(numbers):
         return [], "", caption
-    ends = [*(start.start() for start in starts[1:]), len(people)]
+    bounds = [*(start.start() for start in starts), len(people)]
     characters = [
         Character(id=int(at[1]), name=at[2] or "", description=people[at.end() : end].removesuffix("\n"))
-        for at, end in zip(starts, ends, strict=True)
+        for at, end in zip(starts, bounds[1:], strict=True)
     ]
     return characters, (parts["place"] or "").removesuffix("\n"), parts["story"] or ""
 

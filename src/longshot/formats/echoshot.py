@@ -5,8 +5,7 @@ A JSON file may hold several lists, and may name them `cap_list` beside `inner_t
 
 import re
 from pathlib import Path
-
-from pydantic import JsonValue
+from typing import Any
 
 from longshot.errors import UserError
 from longshot.formats.source import (
@@ -84,7 +83,7 @@ def _parse_json(name: str, root: Node, index: int | None) -> Imported:
     prompts = [prompt.text() for prompt in lists.items()[chosen].items()]
     if not prompts:
         raise lists.items()[chosen].error("holds no prompts")
-    kept: dict[str, JsonValue] = {}
+    kept: dict[str, Any] = {}
     if named:
         kept = {"named": True, **{key: value for key, value in root.mapping().items() if key != "cap_list"}}
         if (times := root.get("inner_t")) is not None:
@@ -93,7 +92,7 @@ def _parse_json(name: str, root: Node, index: int | None) -> Imported:
     return Scene(shots=[Shot(prompt=prompt) for prompt in prompts], extra=extra("echoshot", kept)), notes
 
 
-def _times(times: Node, chosen: int, num_shots: int) -> JsonValue:
+def _times(times: Node, chosen: int, num_shots: int) -> Any:
     lists = times.items()
     if chosen >= len(lists) or len(lists[chosen].items()) != num_shots:
         raise times.error(f"must give one number for each of the {num_shots} prompts of list {chosen + 1}")

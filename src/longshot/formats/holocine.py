@@ -8,8 +8,7 @@ sentence: who `[character1]` is, where it is set, and the rest as the story.
 import re
 from itertools import accumulate, pairwise
 from pathlib import Path
-
-from pydantic import JsonValue
+from typing import Any
 
 from longshot.errors import UserError
 from longshot.formats import caption
@@ -79,14 +78,14 @@ def dump(scene: Scene, path: Path) -> Files:
     kept = {key: value for key, value in kept.items() if key not in ("global_caption", "prompt")}
     if path.suffix.lower() != ".json":
         return {str(path): string + "\n"}
-    captions: list[JsonValue] = [_caption(shot) for shot in scene.shots]
-    content: dict[str, JsonValue] = {"global_caption": top, "shot_captions": captions}
+    captions: list[Any] = [_caption(shot) for shot in scene.shots]
+    content: dict[str, Any] = {"global_caption": top, "shot_captions": captions}
     if any(shot.frames for shot in scene.shots):
         kept = {key: value for key, value in kept.items() if key not in ("num_frames", "shot_cut_frames")}
     return {str(path): json_text({**({"prompt": string} if raw else content), **kept, **_frames(scene)})}
 
 
-def _parse_raw(name: str, text: str, kept: dict[str, JsonValue] | None = None) -> Scene:
+def _parse_raw(name: str, text: str, kept: dict[str, Any] | None = None) -> Scene:
     parts = _RAW.fullmatch(text)
     if parts is None:
         wanted = "`[global caption] ... [per shot caption] ... [shot cut] ...`"
@@ -188,12 +187,12 @@ def _raw_string(scene: Scene) -> str:
     return f"[global caption] {_global_caption(scene)} [per shot caption] {' [shot cut] '.join(captions)}"
 
 
-def _read_frames(scene: Scene, root: Node) -> tuple[dict[str, JsonValue], list[str]]:
+def _read_frames(scene: Scene, root: Node) -> tuple[dict[str, Any], list[str]]:
     """Set the frames of the shots; return what is kept of the lengths, and what is not used."""
     total = None if (number := root.get("num_frames")) is None else number.count(1)
     cuts = root.get("shot_cut_frames")
     if cuts is None and len(scene.shots) > 1:
-        kept: dict[str, JsonValue] = {} if total is None else {"num_frames": total}
+        kept: dict[str, Any] = {} if total is None else {"num_frames": total}
         return kept, ["num_frames without shot_cut_frames: the shots get the default length"] if kept else []
     starts = [0] + [item.count(1) for item in cuts.items()] if cuts is not None else [0]
     if cuts is not None and len(starts) != len(scene.shots):
@@ -210,11 +209,11 @@ def _read_frames(scene: Scene, root: Node) -> tuple[dict[str, JsonValue], list[s
     return {} if cuts is None or len(starts) > 1 else {"shot_cut_frames": []}, []
 
 
-def _frames(scene: Scene) -> dict[str, JsonValue]:
+def _frames(scene: Scene) -> dict[str, Any]:
     """Return `num_frames` and `shot_cut_frames`, as far as the lengths of the shots are known."""
     frames = [shot.frames for shot in scene.shots]
     ends = list(accumulate(count for count in frames if count is not None))
     if None in frames[:-1]:
         return {}
-    cuts: dict[str, JsonValue] = {"shot_cut_frames": [*ends[: len(frames) - 1]]} if len(frames) > 1 else {}
+    cuts: dict[str, Any] = {"shot_cut_frames": [*ends[: len(frames) - 1]]} if len(frames) > 1 else {}
     return cuts if frames[-1] is None else {"num_frames": ends[-1], **cuts}

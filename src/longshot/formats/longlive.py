@@ -6,8 +6,7 @@ length of their own: the numbers are kept for export.
 
 import re
 from pathlib import Path
-
-from pydantic import JsonValue
+from typing import Any
 
 from longshot.document import parse_json, read_text
 from longshot.errors import UserError
@@ -96,7 +95,7 @@ def _shot(name: str, text: str, first: bool) -> Shot:
     document = parse_json(text, name)
     root = Node(document, document.data)
     caption = root.need("caption").text()
-    kept: dict[str, JsonValue] = {key: value for key, value in root.mapping().items() if key != "caption"}
+    kept: dict[str, Any] = {key: value for key, value in root.mapping().items() if key != "caption"}
     if taken := sorted({"file", "chunks", "cut"} & set(kept)):
         raise root.error(f"has the name {taken[0]!r}, which a caption file does not have")
     kept["file"] = Path(name).stem
@@ -116,7 +115,7 @@ def _keep_durations(shots: list[Shot], name: str, text: str) -> None:
         shot.extra = {"longlive": {**kept_of(shot, "longlive"), "chunks": int(word)}}
 
 
-def _names(kept: list[dict[str, JsonValue]]) -> list[str]:
+def _names(kept: list[dict[str, Any]]) -> list[str]:
     """Return the names the files had, or new ones where shots were added or moved."""
     stems = [stem for one in kept if isinstance(stem := one.get("file"), str) and _NUMBERED.match(stem)]
     numbers = [int(stem) for stem in stems]

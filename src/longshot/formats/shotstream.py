@@ -10,8 +10,7 @@ import json
 import re
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
-
-from pydantic import JsonValue
+from typing import Any
 
 from longshot.document import parse_json, read_text
 from longshot.errors import UserError
@@ -140,7 +139,7 @@ def _read_row(scene: Scene, row: dict[str, str], name: str) -> None:
         raise UserError(f"{name}: frame_number gives {len(spans)} spans for {len(scene.shots)} shots")
     for shot, (start, stop) in zip(scene.shots, spans, strict=bool(spans)):
         shot.frames = stop - start
-    kept: dict[str, JsonValue] = {
+    kept: dict[str, Any] = {
         key: cell for key, cell in row.items() if key not in ("json_path", "frame_number")
     }
     if spans and _spans(scene) != spans:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
-
 from longshot.document import Document, Where, field_words, parse_json, read_text
 from longshot.errors import UserError
 from longshot.scene import Character, Scene, Shot
@@ -114,7 +112,7 @@ def the_others(what: str, count: int, chosen: int) -> list[str]:
     return [f"{what}s other than {chosen + 1} of {count}"] if count > 1 else []
 
 
-def kept_of(thing: Scene | Shot, format: str) -> dict[str, JsonValue]:
+def kept_of(thing: Scene | Shot, format: str) -> dict[str, Any]:
     """Return what an import from `format` kept with a scene or shot; changing it changes nothing."""
     kept = thing.extra.get(format)
     return dict(kept) if isinstance(kept, dict) else {}
@@ -126,7 +124,7 @@ def kept_text(shot: Shot, format: str, key: str) -> str | None:
     return kept if isinstance(kept, str) else None
 
 
-def extra(format: str, kept: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def extra(format: str, kept: dict[str, Any]) -> dict[str, Any]:
     """Return what to put in `extra`: nothing where nothing was kept."""
     return {format: kept} if kept else {}
 
