@@ -256,9 +256,9 @@ def install_torch_from_cpu_index(requirement, unplanned):
         "names no build of torch that fits" if unplanned else "would bring several GB of CUDA with torch"
     )
     raise SetupError(
-        f"pip's package index {trouble}, and {CPU_INDEX} could not be used either. Install a CPU build of\n"
-        f"{requirement!r} by hand with {PYTHON} -m pip install ..., or set LONGSHOT_TORCH=cuda\n"
-        "to take the large build, and then run the same command again."
+        f"pip's package index {trouble}, and {CPU_INDEX} could not be used either.\n"
+        f"Install a CPU build by hand: {PYTHON} -m pip install {requirement!r} --index-url ...\n"
+        "or take the large build by setting LONGSHOT_TORCH=cuda; then run the same command again."
     )
 
 
