@@ -55,16 +55,14 @@ def read_text(path: str | os.PathLike[str]) -> str:
     """Return the UTF-8 text of the file at `path`; UserError where it is absent, too large or not text."""
     source = Path(path)
     try:
-        if not source.exists():
-            raise UserError(f"{source}: no such file")
-        if not source.is_file():
-            raise UserError(f"{source}: is not a file that can be read")
-        with source.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
+        kind = "file" if source.is_file() else "other" if source.exists() else "absent"
+        content = _first_bytes(source) if kind == "file" else b""
     except OSError as error:
         raise UserError(f"{source}: could not be read ({error.strerror or error})") from error
-    except ValueError as error:  # a NUL in the name
-        raise UserError(f"{os.fspath(path)!r}: not a usable path ({error})") from error
+    if kind != "file":
+        raise UserError(
+            f"{source}: {'no such file' if kind == 'absent' else 'is not a file that can be read'}"
+        )
     if len(content) > MAX_BYTES:
         raise UserError(f"{source}: is larger than {MAX_BYTES // 2**20} MiB; this is not a script")
     try:
@@ -72,6 +70,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{source}:{line}: is not UTF-8 text; is this the right file?") from error
+
+
+def _first_bytes(source: Path) -> bytes:
+    with source.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
 
 
 def read_document(path: str | os.PathLike[str]) -> Document:
