@@ -1,0 +1,118 @@
+"""What longshot asks of a base: a few facts (`Spec`) and a handful of functions (`Base`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from longshot.errors import UserError
+from longshot.layout import Layout, RopeMode, Visibility
+from longshot.lint import Limits
+from longshot.model.context import Context
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The facts of a base that don't depend on weights.
+
+    size: pixels (width, height) of a frame by default. stride: pixels a token spans in (time, height, width).
+    frame_offset: shots have `stride[0] * n + frame_offset` frames. max_frames, max_shots: what it was trained on.
+    display_scale: whole-number enlargement of frames written to video files. guidance, steps, shift: good sampling values.
+    """
+
+    name: str
+    licence: str
+    fps: Fraction
+    size: tuple[int, int]
+    stride: tuple[int, int, int]
+    channels: int
+    frame_offset: int
+    default_frames: int
+    max_frames: int
+    max_shots: int
+    max_text_tokens: int
+    display_scale: int
+    guidance: float
+    steps: int
+    shift: float
+    rope: RopeMode
+
+    def grid(self, frames: int, width: int, height: int) -> tuple[int, int, int]:
+        """Tokens along (time, height, width) of a clip. Raises UserError, with the nearest legal values, if it has none."""
+        t, h, w = self.stride
+        if frames < self.min_frames or (frames - self.frame_offset) % t:
+            low = max(self.min_frames, frames - (frames - self.frame_offset) % t)
+            raise UserError(f"{frames} frames; {self.name} needs {t}n+{self.frame_offset}: use {low} or {low + t}")
+        if width % w or height % h or min(width, height) < 1:
+            raise UserError(f"{width}x{height} pixels; {self.name} needs multiples of {w}x{h}")
+        return -(-frames // t), height // h, width // w
+
+    @property
+    def min_frames(self) -> int:
+        """Frames of the shortest clip, which is what an image becomes."""
+        return self.frame_offset or self.stride[0]
+
+    def frames(self, grid: tuple[int, int, int]) -> int:
+        """Pixel frames of a clip with this token grid."""
+        return (grid[0] - (self.frame_offset > 0)) * self.stride[0] + self.frame_offset
+
+
+class Base(Protocol):
+    """A single-shot model that longshot runs as a scene model. Latents are rows, see `layout.py`; `v` is eps - z_0."""
+
+    spec: Spec
+
+    def limits(self) -> Limits:
+        """What `lint` needs to know to check a scene against this base."""
+        ...
+
+    def tokenise(self, prompt: str) -> Int64[np.ndarray, " tokens"]:
+        """The token ids of a prompt, never truncated."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> list[Float[Tensor, "tokens width"]]:
+        """The features of each prompt, independent of the others."""
+        ...
+
+    def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "video channels"]:
+        """The clean latent of a clip. A single frame is an image: a clip of the shortest length that stands still."""
+        ...
+
+    def decode(
+        self, z: Float[Tensor, "video channels"], grid: tuple[int, int, int]
+    ) -> UInt8[np.ndarray, "frames height width 3"]:
+        """The pixels of a clean latent."""
+        ...
+
+    def velocity(
+        self,
+        z: Float[Tensor, "video channels"],
+        text: Float[Tensor, "text width"],
+        sigma: Float[Tensor, " groups"],
+        layout: Layout,
+        visibility: Visibility,
+        past: Sequence[Context] | None = None,
+    ) -> Float[Tensor, "video channels"]:
+        """v for every row of z, given each group's noise level and what each scene remembers."""
+        ...
+
+    def remember(
+        self,
+        z: Float[Tensor, "video channels"],
+        text: Float[Tensor, "text width"],
+        sigma: Float[Tensor, " groups"],
+        layout: Layout,
+        visibility: Visibility,
+        past: Sequence[Context] | None = None,
+    ) -> tuple[Float[Tensor, "video channels"], list[Context]]:
+        """The velocity, and `past` extended by the keys and values of the layout's groups, one context a scene (LCT sec. 3.3)."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Writes the weights, with all that `load_base` needs, to one safetensors file."""
+        ...

@@ -1,0 +1,118 @@
+"""Rectified flow with one noise level per shot (LCT sec. 3.1, 3.2.2).
+
+sigma in [0, 1] is the only noise variable: 0 is clean, 1 is pure noise. Latents are packed rows `z` [video tokens, channels];
+`sigma` has one entry a group of the `Layout`, and `per_token` spreads it over the rows.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from longshot.layout import GLOBAL, Layout
+
+SIGMA_FLOOR = (
+    0.05  # an x-prediction turns into a velocity through 1 / sigma: below this level the weight stops growing
+)
+
+
+def per_token(sigma: Float[Tensor, " groups"], layout: Layout) -> Float[Tensor, "video 1"]:
+    """The noise level of every video token."""
+    return sigma[torch.from_numpy(layout.group_of_video).to(sigma.device), None]
+
+
+def add_noise(z_0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
+    """z_t = (1 - sigma) z_0 + sigma eps, for a sigma that broadcasts."""
+    return (1 - sigma) * z_0 + sigma * eps
+
+
+def velocity(z_0: Tensor, eps: Tensor) -> Tensor:
+    """v = eps - z_0, the constant slope of the straight path from data to noise."""
+    return eps - z_0
+
+
+def velocity_from_clean(z_t: Tensor, clean: Tensor, sigma: Tensor, floor: float = 0.0) -> Tensor:
+    """The velocity that a prediction of z_0 implies: (z_t - z_0) / sigma, with sigma held at `floor` or above.
+
+    Where sigma is 0 the sample is given and doesn't move, so its velocity is 0.
+    """
+    return torch.where(sigma > 0, (z_t - clean) / sigma.clamp(min=max(floor, 1e-8)), 0.0)
+
+
+def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
+    """Moves noise levels towards noise (shift > 1): sigma' = shift sigma / (1 + (shift - 1) sigma) (SD3, eq. 23)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def sigma_table(steps: int, shift: float = 1.0) -> Float[Tensor, " levels"]:
+    """The `steps + 1` falling noise levels of a sampler, from 1 to 0."""
+    if steps < 1:
+        raise ValueError(f"a sampler needs at least 1 step, got {steps}")
+    return shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).float()
+
+
+@dataclass(frozen=True)
+class SigmaDraw:
+    """How training noise levels are drawn: sigma = sigmoid(N(mean, std)) (SD3's logit-normal).
+
+    LCT draws every shot's level by itself (`independent`). Two more kinds of scene are mixed in, with the given shares:
+    `shared`, one level for all shots, as joint generation meets it; and `history`, a random set of shots nearly clean at a
+    level in [0, `history_max`] and one shared level for the rest, as conditioning meets it. The rest is independent.
+    """
+
+    mean: float = 0.8
+    std: float = 1.0
+    shared: float = 0.35
+    history: float = 0.40
+    history_max: float = 0.5
+    causal_history: bool = (
+        False  # the clean shots are a prefix of the scene, as an auto-regressive roll-out meets it
+    )
+
+    def _logit_normal(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.randn(n, generator=generator))
+
+    def __call__(self, layout: Layout, generator: torch.Generator) -> Float[Tensor, " groups"]:
+        """Noise levels for every group of a layout without past; the global prompt's dummy video gets 0."""
+        levels = []
+        for groups in layout.scenes:
+            num_shots = sum(g.shot != GLOBAL for g in groups)
+            scene = self._scene(num_shots, generator)
+            levels.append(torch.cat([torch.zeros(len(groups) - num_shots), scene]))
+        return torch.cat(levels)
+
+    def _scene(self, num_shots: int, generator: torch.Generator) -> Tensor:
+        kind = torch.rand((), generator=generator).item()
+        own = self._logit_normal(num_shots, generator)
+        if num_shots == 1 or kind >= self.shared + self.history:
+            return own
+        sigma = own[:1].repeat(num_shots)
+        if kind < self.shared:
+            return sigma
+        given = 1 + int(torch.randint(num_shots - 1, (), generator=generator))
+        order = (
+            torch.arange(num_shots) if self.causal_history else torch.randperm(num_shots, generator=generator)
+        )
+        sigma[order[:given]] = self.history_max * torch.rand(given, generator=generator)
+        return sigma
+
+
+def flow_loss(
+    v_hat: Float[Tensor, "video channels"], v: Float[Tensor, "video channels"], layout: Layout
+) -> tuple[Tensor, Float[Tensor, " groups"]]:
+    """The mean over shots of the mean squared velocity error over each shot's own tokens, and that error for each group.
+
+    Every shot weighs the same, however long it is (METHOD, sec. 3). Groups without loss (the global prompt) hold 0.
+    """
+    error = (v_hat.float() - v.float()).square().mean(1)
+    group = torch.from_numpy(layout.group_of_video).to(error.device)
+    sums = torch.zeros(len(layout.groups), device=error.device).index_add(0, group, error)
+    sizes = torch.tensor([max(g.video, 1) for g in layout.groups], device=error.device)
+    is_shot = torch.tensor([g.shot != GLOBAL for g in layout.groups], device=error.device)
+    each = torch.where(is_shot, sums / sizes, 0.0)
+    return each.sum() / is_shot.sum(), each
+
+
+Solver = Literal["euler", "heun"]

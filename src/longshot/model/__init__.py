@@ -1,0 +1,1 @@
+"""The network: rotary positions, attention over a `Layout`, the KV `Context`, and the MMDiT."""

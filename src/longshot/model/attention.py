@@ -1,0 +1,73 @@
+"""Attention over a packed `Layout`: the only place that calls a kernel.
+
+`prefix` is the fast path: a loop over blocks in which every query sees every key, so no mask exists. `dense` (a boolean mask)
+and `flex` (block-sparse, from the same predicate) are its references and must agree with it.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from longshot.layout import PADDING, Layout, Visibility
+
+Kernel = Literal["prefix", "dense", "flex"]
+
+
+def attend(
+    q: Float[Tensor, "queries heads dim"],
+    k: Float[Tensor, "keys heads dim"],
+    v: Float[Tensor, "keys heads dim"],
+    layout: Layout,
+    visibility: Visibility,
+    kernel: Kernel = "prefix",
+) -> Float[Tensor, "queries heads dim"]:
+    """softmax(q k^T / sqrt(dim)) v, each query over the keys that `visibility` lets it see.
+
+    Rows follow `layout.queries` and `layout.keys`. Raises ValueError for a kernel that doesn't exist.
+    """
+    if kernel == "prefix":
+        return _prefix(q, k, v, layout, visibility)
+    if kernel == "dense":
+        mask = torch.from_numpy(layout.visible(visibility)).to(q.device)
+        return _sdpa(q, k, v, mask)
+    if kernel == "flex":
+        return _flex(q, k, v, layout, visibility)
+    raise ValueError(f"no attention kernel {kernel!r}: use prefix, dense or flex")
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, mask)[0].transpose(0, 1)
+
+
+def _prefix(q: Tensor, k: Tensor, v: Tensor, layout: Layout, visibility: Visibility) -> Tensor:
+    out = [_sdpa(q[qs.slice], k[ks.slice], v[ks.slice]) for qs, ks in layout.blocks(visibility)]
+    if layout.pad:
+        out.append(v[len(v) - layout.pad :])  # padding attends to itself alone, so it returns its own value
+    return torch.cat(out) if len(out) != 1 else out[0]
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, layout: Layout, visibility: Visibility) -> Tensor:
+    q_scene, q_shot, k_scene, k_shot = (
+        torch.from_numpy(column).to(q.device)
+        for column in (layout.queries.scene, layout.queries.shot, layout.keys.scene, layout.keys.shot)
+    )
+    tail = len(k) - len(q)
+
+    def visible(batch, head, i, j):
+        same = (q_scene[i] == k_scene[j]) & (q_scene[i] != PADDING)
+        if visibility == "causal":
+            same = same & (k_shot[j] <= q_shot[i])
+        elif visibility == "shot":
+            same = same & (k_shot[j] == q_shot[i])
+        return same | ((q_scene[i] == PADDING) & (i + tail == j))
+
+    block_mask = create_block_mask(visible, None, None, len(q), len(k), device=str(q.device))
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    out = flex_attention(q, k, v, block_mask=block_mask)
+    assert isinstance(out, Tensor)
+    return out[0].transpose(0, 1)

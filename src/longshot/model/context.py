@@ -1,0 +1,118 @@
+"""What a model remembers of finished shots: keys and values of every layer, one entry a group (LCT sec. 3.3).
+
+Keys are kept *before* rotation. A `Layout` hands out positions, so a chosen subset of the history can be placed without gaps,
+and a window that slides keeps the coordinates the model was trained on.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longshot.errors import UserError
+from longshot.files import atomic_path
+from longshot.layout import Group
+
+FORMAT = "longshot-context-1"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One remembered group: its place in the scene and its unrotated keys and values, stacked over layers."""
+
+    group: Group
+    sigma: float  # the noise level at which it was read (t_c)
+    keys: Float[Tensor, "layers tokens heads dim"]
+    values: Float[Tensor, "layers tokens heads dim"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The remembered groups of one scene, in story order. A value: every operation returns a new one."""
+
+    memories: tuple[Memory, ...] = ()
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(m.group for m in self.memories)
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        return tuple(g.shot for g in self.groups)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(m.keys.nbytes + m.values.nbytes for m in self.memories)
+
+    def extended(self, memories: Iterable[Memory]) -> "Context":
+        """This context with more groups; one that is there already is replaced."""
+        merged = {m.group.shot: m for m in (*self.memories, *memories)}
+        return Context(tuple(merged[shot] for shot in sorted(merged)))
+
+    def select(self, shots: Iterable[int]) -> "Context":
+        """Only the groups with these shot ids. Raises KeyError for one that isn't remembered."""
+        wanted = set(shots)
+        if missing := sorted(wanted - set(self.shots)):
+            raise KeyError(f"not in the context: shots {missing}; it holds {list(self.shots)}")
+        return Context(tuple(m for m in self.memories if m.group.shot in wanted))
+
+    def before(self, shot: int) -> "Context":
+        """The groups that come before a shot: what is left when the story branches there."""
+        return Context(tuple(m for m in self.memories if m.group.shot < shot))
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [tokens, heads, dim] of one layer, all groups joined. Needs at least one group."""
+        return (
+            torch.cat([m.keys[index] for m in self.memories]),
+            torch.cat([m.values[index] for m in self.memories]),
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes a safetensors file that `load` reads back exactly; finishes or leaves the old file."""
+        tensors, meta = {}, {"format": FORMAT}
+        for m in self.memories:
+            g = m.group
+            meta[str(g.shot)] = " ".join(map(repr, (g.text, *g.grid, m.sigma)))
+            tensors |= {f"{g.shot}.keys": m.keys.contiguous(), f"{g.shot}.values": m.values.contiguous()}
+        with atomic_path(Path(path)) as temporary:
+            save_file(tensors, temporary, meta)
+
+    @classmethod
+    def load(cls, path: Path) -> "Context":
+        """Reads what `save` wrote. Raises UserError when the file is something else."""
+        try:
+            with safe_open(path, "pt") as file:
+                meta = dict(file.metadata() or {})
+                if meta.pop("format", None) != FORMAT:
+                    raise UserError(f"{path}: not a saved context")
+                return cls(tuple(_memory(file, shot, meta[str(shot)]) for shot in sorted(map(int, meta))))
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path}: not a readable saved context ({error})") from error
+
+
+def _memory(file, shot: int, line: str) -> Memory:
+    text, *grid, sigma = line.split()
+    group = Group(shot, int(text), (int(grid[0]), int(grid[1]), int(grid[2])))
+    return Memory(group, float(sigma), file.get_tensor(f"{shot}.keys"), file.get_tensor(f"{shot}.values"))
+
+
+def join_past(
+    new: Float[Tensor, "queries heads dim"], past: Sequence[Tensor | None], lengths: Sequence[int]
+) -> Float[Tensor, "keys heads dim"]:
+    """Each scene's remembered rows followed by its new ones, in the order of `Layout.keys`.
+
+    lengths: how many of the new rows belong to each scene; what is left over (padding) goes last.
+    """
+    pieces, start = [], 0
+    for rows, length in zip(past, lengths, strict=True):
+        pieces += [rows] if rows is not None else []
+        pieces.append(new[start : start + length])
+        start += length
+    return torch.cat([*pieces, new[start:]])

@@ -1,0 +1,327 @@
+"""A multimodal diffusion transformer (SD3's MMDiT) over packed scenes, with a noise level per shot.
+
+Text and video tokens have weights of their own (norms, modulation, QKV, MLP) and meet in one joint self-attention. Nothing here
+knows about modes: positions, visibility and noise levels are arguments (LCT sec. 3.2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from longshot.layout import Group, Layout, RopeMode, Visibility
+from longshot.model.attention import Kernel, attend
+from longshot.model.context import Context, Memory, join_past
+from longshot.model.rope import rotate, rotations, split_axes
+
+SINUSOIDS = 256  # width of the sinusoidal embedding of sigma
+
+
+@dataclass(frozen=True)
+class MMDiTConfig:
+    """Sizes of a native network. channels: numbers a latent token; text_dim: width of the raw token vectors.
+
+    cond_width: width of the noise-level embedding that every block's modulation reads (SD3 uses the full width; a narrow one
+    saves parameters in small models). theta: rotary base. predicts: what the last layer means, z_0 ("clean") or v.
+    """
+
+    channels: int
+    text_dim: int
+    width: int
+    depth: int
+    heads: int
+    cond_width: int
+    mlp_ratio: int = 4
+    text_depth: int = 2
+    theta: float = 1000.0
+    rope: RopeMode = "interleaved"
+    predicts: Literal["clean", "velocity"] = "clean"
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} isn't a multiple of {self.heads} heads")
+        split_axes(self.head_dim)
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """LayerNorm without weights, computed in fp32 at least."""
+    return F.layer_norm(x.to(torch.promote_types(x.dtype, torch.float32)), x.shape[-1:], eps=1e-6)
+
+
+class HeadNorm(nn.Module):
+    """RMSNorm over each head (QK-norm), in fp32 at least."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.rms_norm(wide, x.shape[-1:], self.weight.to(wide.dtype), eps=1e-6).to(x.dtype)
+
+
+class Stream(nn.Module):
+    """One modality's own weights in a block: modulation, QKV, output projection, MLP."""
+
+    def __init__(self, config: MMDiTConfig, modulated: bool = True):
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.modulation = nn.Linear(config.cond_width, 6 * width) if modulated else None
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm, self.k_norm = HeadNorm(config.head_dim), HeadNorm(config.head_dim)
+        self.out = nn.Linear(width, width)
+        self.up = nn.Linear(width, config.mlp_ratio * width)
+        self.down = nn.Linear(config.mlp_ratio * width, width)
+
+    def modulate(self, cond: Float[Tensor, "groups cond"], group: Tensor) -> list[Tensor]:
+        """shift, scale, gate of the attention and of the MLP for every token (adaLN-Zero), in fp32."""
+        assert self.modulation is not None
+        wide = torch.promote_types(cond.dtype, torch.float32)
+        bias = self.modulation.bias.to(wide)
+        table = F.linear(F.silu(cond.to(wide)), self.modulation.weight.to(wide), bias)
+        return list(table.index_select(0, group).chunk(6, dim=-1))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised queries, normalised keys, and values, each [tokens, heads, dim]."""
+        q, k, v = rearrange(
+            self.qkv(x), "tokens (three heads dim) -> three tokens heads dim", three=3, heads=self.heads
+        )
+        return self.q_norm(q), self.k_norm(k), v
+
+    def mlp(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a forward pass derives from its layout once and hands to every block, as tensors on the right device."""
+
+    layout: Layout
+    visibility: Visibility
+    kernel: Kernel
+    interleave: Tensor  # where each sequence token comes from in concat([text, video])
+    scatter: Tensor  # the inverse: where each of concat([text, video]) went
+    group_of_text: Tensor
+    group_of_video: Tensor
+    q_rotation: Tensor
+    k_rotation: Tensor
+    lengths: tuple[int, ...]  # computed tokens of each scene
+
+
+class Block(nn.Module):
+    """One MMDiT block: joint attention between the two streams, then each stream's MLP."""
+
+    def __init__(self, config: MMDiTConfig):
+        super().__init__()
+        self.text, self.video = Stream(config), Stream(config)
+
+    def forward(
+        self,
+        text: Tensor,
+        video: Tensor,
+        cond: Tensor,
+        route: Route,
+        past: Sequence[tuple[Tensor, Tensor] | None],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The streams after this block, and this block's unrotated keys and values of the computed tokens."""
+        text_mod = self.text.modulate(cond, route.group_of_text)
+        video_mod = self.video.modulate(cond, route.group_of_video)
+        streams = (self.text, text, text_mod), (self.video, video, video_mod)
+        q, k, v = (
+            torch.cat(pair).index_select(0, route.interleave)
+            for pair in zip(
+                *(s.project((layer_norm(x) * (1 + m[1]) + m[0]).to(x.dtype)) for s, x, m in streams),
+                strict=True,
+            )
+        )
+        all_k, all_v = k, v
+        if any(p is not None for p in past):
+            all_k = join_past(k, [p and p[0].to(k) for p in past], route.lengths)
+            all_v = join_past(v, [p and p[1].to(v) for p in past], route.lengths)
+        joint = attend(
+            rotate(q, route.q_rotation),
+            rotate(all_k, route.k_rotation),
+            all_v,
+            route.layout,
+            route.visibility,
+            route.kernel,
+        )
+        mixed = rearrange(joint, "tokens heads dim -> tokens (heads dim)").index_select(0, route.scatter)
+        text = self._finish(self.text, text, mixed[: len(text)], text_mod)
+        video = self._finish(self.video, video, mixed[len(text) :], video_mod)
+        return text, video, k, v
+
+    @staticmethod
+    def _finish(stream: Stream, x: Tensor, mixed: Tensor, mod: list[Tensor]) -> Tensor:
+        _, _, gate, mlp_shift, mlp_scale, mlp_gate = mod
+        x = x + (gate * stream.out(mixed)).to(x.dtype)
+        return x + (mlp_gate * stream.mlp((layer_norm(x) * (1 + mlp_scale) + mlp_shift).to(x.dtype))).to(
+            x.dtype
+        )
+
+
+class TextRefiner(nn.Module):
+    """A small transformer over each prompt alone: token vectors in, token features out (no noise level, no other prompt)."""
+
+    def __init__(self, config: MMDiTConfig):
+        super().__init__()
+        self.config = config
+        self.embed = nn.Linear(config.text_dim, config.width)
+        self.blocks = nn.ModuleList(Stream(config, modulated=False) for _ in range(config.text_depth))
+
+    def forward(
+        self, prompts: Sequence[Float[Tensor, "tokens text_dim"]]
+    ) -> list[Float[Tensor, "tokens width"]]:
+        """The features of each prompt; a prompt never sees another one."""
+        weight = self.embed.weight
+        layout = Layout(tuple((Group(1, len(p), (0, 0, 0)),) for p in prompts))
+        position = torch.from_numpy(layout.queries.position).to(weight.device)
+        table = rotations(position, split_axes(self.config.head_dim), self.config.theta)
+        x = self.embed(torch.cat(list(prompts)).to(weight))
+        for block in self.blocks:
+            assert isinstance(block, Stream)
+            q, k, v = block.project(layer_norm(x).to(x.dtype))
+            mixed = attend(rotate(q, table), rotate(k, table), v, layout, "scene")
+            x = x + block.out(rearrange(mixed, "tokens heads dim -> tokens (heads dim)"))
+            x = x + block.mlp(layer_norm(x).to(x.dtype))
+        return list(x.split([len(p) for p in prompts]))
+
+
+class MMDiT(nn.Module):
+    """The native network. `forward` predicts z_0 or v for every video token, see `MMDiTConfig.predicts`."""
+
+    def __init__(self, config: MMDiTConfig):
+        super().__init__()
+        self.config = config
+        self.text_refiner = TextRefiner(config)
+        self.embed = nn.Linear(config.channels, config.width)
+        self.time = nn.Sequential(
+            nn.Linear(SINUSOIDS, config.cond_width),
+            nn.SiLU(),
+            nn.Linear(config.cond_width, config.cond_width),
+        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.last_modulation = nn.Linear(config.cond_width, 2 * config.width)
+        self.head = nn.Linear(config.width, config.channels)
+        self.recompute_activations = False
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Fresh weights from torch's global generator; every residual branch starts closed (adaLN-Zero)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            for stream in block.children():
+                assert isinstance(stream, Stream) and stream.modulation is not None
+                nn.init.zeros_(stream.modulation.weight)
+        for module in (self.last_modulation, self.head):
+            nn.init.zeros_(module.weight)
+
+    def condition(self, sigma: Float[Tensor, " groups"]) -> Float[Tensor, "groups cond"]:
+        """The embedding of each group's noise level."""
+        frequency = torch.exp(torch.arange(SINUSOIDS // 2, device=sigma.device) * (-8.0 / (SINUSOIDS // 2)))
+        angle = 1000 * sigma[:, None].float() * frequency
+        features = torch.cat([angle.cos(), angle.sin()], 1)
+        return self.time(features.to(self.time[0].weight.dtype))
+
+    def route(self, layout: Layout, visibility: Visibility, kernel: Kernel) -> Route:
+        """Everything the blocks need to know about a layout, on this network's device."""
+        device = self.embed.weight.device
+
+        def tensor(column):
+            return torch.from_numpy(column).to(device)
+
+        rows = len(layout.queries)
+        interleave = tensor(layout.interleave)
+        scatter = torch.empty_like(interleave)
+        scatter[interleave] = torch.arange(len(interleave), device=device)
+        if layout.pad:  # padding repeats the first row: nothing ever reads it back
+            interleave = torch.cat([interleave, interleave.new_zeros(layout.pad)])
+        axes = split_axes(self.config.head_dim)
+        scenes = layout.queries.scene[: rows - layout.pad]
+        return Route(
+            layout=layout,
+            visibility=visibility,
+            kernel=kernel,
+            interleave=interleave,
+            scatter=scatter,
+            group_of_text=tensor(layout.group_of_text),
+            group_of_video=tensor(layout.group_of_video),
+            q_rotation=rotations(tensor(layout.queries.position), axes, self.config.theta),
+            k_rotation=rotations(tensor(layout.keys.position), axes, self.config.theta),
+            lengths=tuple(int((scenes == s).sum()) for s in range(len(layout.scenes))),
+        )
+
+    def forward(
+        self,
+        z: Float[Tensor, "video channels"],
+        text: Float[Tensor, "text width"],
+        sigma: Float[Tensor, " groups"],
+        layout: Layout,
+        visibility: Visibility = "scene",
+        past: Sequence[Context] | None = None,
+        kernel: Kernel = "prefix",
+        keep: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> Float[Tensor, "video channels"]:
+        """The prediction for each row of z.
+
+        text: features from `text_refiner`, the computed groups' prompts joined. sigma: one level a computed group.
+        past: a `Context` a scene for layouts with remembered groups. keep: a list that receives every layer's unrotated
+        keys and values of the computed tokens.
+        """
+        if len(z) != layout.num_video or len(text) != layout.num_text or len(sigma) != len(layout.groups):
+            raise ValueError(
+                f"the layout has {layout.num_video} video tokens, {layout.num_text} text tokens and {len(layout.groups)} "
+                f"groups; got {len(z)}, {len(text)} and {len(sigma)}"
+            )
+        past = past or [Context()] * len(layout.scenes)
+        if [len(c.groups) for c in past] != list(layout.past):
+            raise ValueError(
+                f"the layout has {list(layout.past)} past groups; the contexts {[len(c.groups) for c in past]}"
+            )
+        route = self.route(layout, visibility, kernel)
+        cond = self.condition(sigma)
+        video = self.embed(z.to(self.embed.weight.dtype))
+        text = text.to(video.dtype)
+        for i, block in enumerate(self.blocks):
+            layer_past = [c.layer(i) if c.memories else None for c in past]
+            if self.recompute_activations and torch.is_grad_enabled():
+                text, video, k, v = checkpoint(
+                    block, text, video, cond, route, layer_past, use_reentrant=False
+                )
+            else:
+                text, video, k, v = block(text, video, cond, route, layer_past)
+            if keep is not None:
+                keep.append((k, v))
+        shift, scale = (
+            self.last_modulation(F.silu(cond)).index_select(0, route.group_of_video).chunk(2, dim=-1)
+        )
+        return self.head((layer_norm(video) * (1 + scale) + shift).to(video.dtype))
+
+
+def memories_from(
+    kept: Sequence[tuple[Tensor, Tensor]], layout: Layout, sigma: Float[Tensor, " groups"]
+) -> list[list[Memory]]:
+    """Splits what `forward(keep=...)` collected into one list of memories a scene."""
+    keys, values = (torch.stack([pair[i] for pair in kept]) for i in (0, 1))
+    out: list[list[Memory]] = [[] for _ in layout.scenes]
+    scene_of_group = [
+        s for s, (groups, n) in enumerate(zip(layout.scenes, layout.past, strict=True)) for _ in groups[n:]
+    ]
+    for i, (group, span) in enumerate(zip(layout.groups, layout.group_spans, strict=True)):
+        kv = keys[:, span.slice].clone(), values[:, span.slice].clone()
+        out[scene_of_group[i]].append(Memory(group, float(sigma[i]), *kv))
+    return out

@@ -1,0 +1,1 @@
+"""Sampling: a mode builds a `Plan`, one loop runs it."""

@@ -1,0 +1,261 @@
+"""The one loop that runs every plan (DESIGN: "The loop, in full").
+
+Guidance adds a second branch without words. The branches are packed like two scenes, so a step is one forward pass and a cache
+is one `Context` a branch.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from longshot.bases.base import Base
+from longshot.errors import UserError
+from longshot.flow import Solver, add_noise, per_token, sigma_table
+from longshot.layout import GLOBAL, Group, Layout, global_group
+from longshot.model.context import Context
+from longshot.sample.plan import Plan, PlannedShot, Round
+
+Contexts = tuple[Context, ...]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to integrate. steps: Euler or Heun steps a shot (Heun evaluates twice a step); shift: of the noise levels towards
+    noise; guidance: classifier-free scale, 1 for none; reuse_steps: keep the keys and values of the denoising step whose
+    noise level is nearest context_sigma as the cache, which saves a forward pass a shot (LCT sec. 3.3).
+    """
+
+    steps: int = 16
+    shift: float = 3.0
+    guidance: float = 1.5
+    solver: Solver = "euler"
+    reuse_steps: bool = False
+
+    def __post_init__(self):
+        if self.solver not in ("euler", "heun"):
+            raise UserError(f"no solver {self.solver!r}: use euler or heun")
+        if self.steps < 1:
+            raise UserError(f"{self.steps} steps make no picture; use 1 or more")
+        if self.guidance < 0 or self.shift <= 0:
+            raise UserError(f"guidance {self.guidance} and shift {self.shift} must be positive")
+
+    @property
+    def branches(self) -> int:
+        return 1 if self.guidance == 1 else 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback learns after each step: where the loop is, and the clean picture each shot is heading for."""
+
+    shots: tuple[int, ...]
+    round: int
+    rounds: int
+    step: int
+    steps: int
+    sigma: float
+    clean: Mapping[int, Float[Tensor, "video channels"]]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished round: the clean latents of its shots, and the contexts, one a branch, that hold all so far (cache only)."""
+
+    latents: dict[int, Float[Tensor, "video channels"]]
+    contexts: Contexts
+
+
+def noise_of(shot: PlannedShot, channels: int) -> Float[Tensor, "video channels"]:
+    """The shot's noise: a function of (seed, key, take) only, drawn on the CPU so that every machine draws the same."""
+    digest = hashlib.blake2b(repr(shot.noise).encode(), digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    t, h, w = shot.grid
+    return torch.randn(t * h * w, channels, generator=generator)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One way of reading the prompts: with the words, or (for guidance) without."""
+
+    global_text: Tensor | None
+    texts: dict[int, Tensor]
+
+    @classmethod
+    def conditional(cls, base: Base, plan: Plan) -> "Branch":
+        top = [plan.global_prompt] if plan.global_prompt else []
+        features = base.encode_text([*top, *(s.prompt for s in plan.shots)])
+        texts = dict(zip((s.shot for s in plan.shots), features[len(top) :], strict=True))
+        return cls(features[0] if top else None, texts)
+
+    @classmethod
+    def wordless(cls, base: Base, plan: Plan) -> "Branch":
+        empty = base.encode_text([""])[0]
+        return cls(None, {s.shot: empty for s in plan.shots})
+
+    def group(self, shot: PlannedShot) -> Group:
+        return Group(shot.shot, len(self.texts[shot.shot]), shot.grid)
+
+
+class Runner:
+    """Runs the rounds of one plan: holds what doesn't change between steps."""
+
+    def __init__(self, base: Base, plan: Plan, sampling: Sampling, device: torch.device | str):
+        self.base, self.plan, self.sampling, self.device = base, plan, sampling, device
+        self.branches = [Branch.conditional(base, plan)]
+        if sampling.branches == 2:
+            self.branches.append(Branch.wordless(base, plan))
+        self.noise = {s.shot: noise_of(s, base.spec.channels).to(device) for s in plan.shots}
+        self.latents = {s.shot: s.given.to(device) for s in plan.shots if s.given is not None}
+        self.sigmas = sigma_table(sampling.steps, sampling.shift).to(device)
+
+    @cached_property
+    def memory_step(self) -> int:
+        """The step whose noise level is nearest context_sigma (the last level, 0, is never evaluated)."""
+        return int((self.sigmas[:-1] - self.plan.context_sigma).abs().argmin())
+
+    # -- one forward pass -----------------------------------------------------------------------------------------------
+    def layout(self, shots: tuple[int, ...], contexts: Contexts) -> Layout:
+        """The packed branches: each one's context, then its global prompt unless remembered, then these shots."""
+        scenes, past = [], []
+        for branch, context in zip(self.branches, contexts, strict=True):
+            remembered = context.groups
+            new = [branch.group(self.plan[s]) for s in shots]
+            if branch.global_text is not None and GLOBAL not in context.shots:
+                new.insert(0, global_group(len(branch.global_text)))
+            scenes.append((*remembered, *new))
+            past.append(len(remembered))
+        return Layout(tuple(scenes), tuple(past), self.base.spec.rope)
+
+    def rows(self, layout: Layout, of_shot: Mapping[int, Tensor]) -> Tensor:
+        """Joins per-shot rows in the layout's order, for every branch; the global prompt's dummy video is zero."""
+        zero = torch.zeros(1, self.base.spec.channels, device=self.device)
+        return torch.cat([zero if g.shot == GLOBAL else of_shot[g.shot] for g in layout.groups])
+
+    def levels(self, layout: Layout, of_shot: Mapping[int, float]) -> Tensor:
+        return torch.tensor([of_shot.get(g.shot, 0.0) for g in layout.groups], device=self.device)
+
+    def text(self, layout: Layout) -> Tensor:
+        pieces, groups = [], iter(layout.groups)
+        for branch, scene, past in zip(self.branches, layout.scenes, layout.past, strict=True):
+            for _ in scene[past:]:
+                shot = next(groups).shot
+                feature = branch.global_text if shot == GLOBAL else branch.texts[shot]
+                assert feature is not None
+                pieces.append(feature)
+        return torch.cat(pieces)
+
+    def guided(self, v: Tensor, layout: Layout, shots: tuple[int, ...]) -> dict[int, Tensor]:
+        """v of each shot: v_wordless + guidance (v_worded - v_wordless)."""
+        by_branch: list[dict[int, Tensor]] = [{} for _ in self.branches]
+        index = [b for b, (scene, past) in enumerate(zip(layout.scenes, layout.past, strict=True)) for _ in scene[past:]]
+        for b, g, span in zip(index, layout.groups, layout.video_spans, strict=True):
+            by_branch[b][g.shot] = v[span.slice]
+        if len(by_branch) == 1:
+            return {s: by_branch[0][s] for s in shots}
+        worded, wordless = by_branch
+        return {s: torch.lerp(wordless[s], worded[s], self.sampling.guidance) for s in shots}
+
+    # -- one round ------------------------------------------------------------------------------------------------------
+    def round(self, number: int, contexts: Contexts, on_step: Callable[[Step], None] | None) -> Finished:
+        """Denoises one round's shots. With a cache, `contexts` hold its history; else history is recomputed in each step."""
+        todo = self.plan.rounds[number]
+        cached = self.plan.memory == "cache"
+        shots = tuple(sorted(todo.denoise if cached else (*todo.denoise, *todo.given)))
+        seen = self.seen(contexts, todo) if cached else contexts
+        layout = self.layout(shots, seen)
+        text = self.text(layout)
+        held = {} if cached else {s: self.noised(s) for s in todo.given}
+        z = {s: self.noise[s] for s in todo.denoise}
+        kept: list[Contexts] = []
+
+        def velocity(z: Mapping[int, Tensor], sigma: float, keep: bool = False) -> dict[int, Tensor]:
+            level = {s: sigma for s in todo.denoise} | {s: self.plan.context_sigma for s in held}
+            args = (self.rows(layout, {**z, **held}), text, self.levels(layout, level), layout, self.plan.visibility, seen)
+            if keep:
+                v, new = self.base.remember(*args)
+                kept.append(tuple(new))
+            else:
+                v = self.base.velocity(*args)
+            return self.guided(v, layout, todo.denoise)
+
+        for i in range(self.sampling.steps):
+            sigma, after = float(self.sigmas[i]), float(self.sigmas[i + 1])
+            v = velocity(z, sigma, keep=cached and self.sampling.reuse_steps and i == self.memory_step)
+            if on_step:
+                clean = {s: z[s] - sigma * v[s] for s in todo.denoise}
+                at = (number + 1, len(self.plan.rounds), i + 1, self.sampling.steps)
+                on_step(Step(todo.denoise, *at, sigma, clean))
+            moved = {s: z[s] + (after - sigma) * v[s] for s in todo.denoise}
+            if self.sampling.solver == "heun" and after > 0:
+                w = velocity(moved, after)
+                moved = {s: z[s] + (after - sigma) * (v[s] + w[s]) / 2 for s in todo.denoise}
+            z = moved
+        self.latents |= z
+        if not cached:
+            return Finished(z, contexts)
+        if kept:
+            new = {m.group.shot: m for m in kept[0][0].memories}
+            assert set(todo.denoise) <= set(new)
+            return Finished(z, tuple(c.extended(k.select(todo.denoise).memories) for c, k in zip(contexts, kept[0], strict=True)))
+        return Finished(z, self.remembered(contexts, todo))
+
+    # -- history --------------------------------------------------------------------------------------------------------
+    def noised(self, shot: int) -> Tensor:
+        """A finished shot at noise level context_sigma."""
+        return add_noise(self.latents[shot], self.noise[shot], torch.tensor(self.plan.context_sigma, device=self.device))
+
+    def seen(self, contexts: Contexts, todo: Round) -> Contexts:
+        return tuple(c.select([s for s in c.shots if s == GLOBAL or s in todo.given]) for c in contexts)
+
+    def remembered(self, contexts: Contexts, todo: Round) -> Contexts:
+        """`contexts` and the shots of a round, read at noise level context_sigma while they see what that round saw."""
+        seen = self.seen(contexts, todo)
+        layout = self.layout(todo.denoise, seen)
+        level = dict.fromkeys(todo.denoise, self.plan.context_sigma)
+        z = self.rows(layout, {s: self.noised(s) for s in todo.denoise})
+        _, new = self.base.remember(z, self.text(layout), self.levels(layout, level), layout, "causal", seen)
+        return tuple(c.extended(n.memories) for c, n in zip(contexts, new, strict=True))
+
+    def recall(self, contexts: Contexts, number: int) -> Contexts:
+        """Adds what a round's history lacks: the global prompt, and given shots, each seeing the given ones before it."""
+        if any(b.global_text is not None and GLOBAL not in c.shots for b, c in zip(self.branches, contexts, strict=True)):
+            contexts = self.remembered(contexts, Round(()))
+        given = self.plan.rounds[number].given
+        for i, shot in enumerate(given):
+            if shot not in contexts[0].shots:
+                contexts = self.remembered(contexts, Round((shot,), given[:i]))
+        return contexts
+
+
+@torch.no_grad()
+def denoise(
+    base: Base,
+    plan: Plan,
+    sampling: Sampling,
+    *,
+    device: torch.device | str = "cpu",
+    contexts: Contexts | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Iterator[Finished]:
+    """Yields each round of the plan as it is finished, so that a caller can put it on disk before the next one starts.
+
+    contexts: what is remembered already, one a branch (a saved context to branch from). Raises UserError when their number
+    isn't the sampling's number of branches.
+    """
+    runner = Runner(base, plan, sampling, device)
+    held = contexts or (Context(),) * len(runner.branches)
+    if len(held) != len(runner.branches):
+        raise UserError(
+            f"the saved context has {len(held)} branches, but guidance {sampling.guidance} needs {len(runner.branches)}"
+        )
+    for number in range(len(plan.rounds)):
+        if plan.memory == "cache":
+            held = runner.recall(held, number)
+        finished = runner.round(number, held, on_step)
+        held = finished.contexts
+        yield finished

@@ -1,0 +1,83 @@
+"""Training scenes of the puppet world, drawn on the fly: step k of a run is a pure function of (seed, stage, k)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from torch.utils.data import DataLoader, Dataset
+
+from longshot.puppets.world import draw_scene
+from longshot.puppets.render import render
+from longshot.puppets.words import caption, single_caption
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training scene: the frames of each shot, the global prompt ("" for none) and a prompt a shot."""
+
+    shots: tuple[UInt8[np.ndarray, "frames height width 3"], ...]
+    global_prompt: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """What a step is made of.
+
+    scenes: examples a step over all ranks. single: share of them that are one shot with one prompt (keeps the base's
+    ability, LCT sec. 3.2). shots: range of shots a scene, both ends included. frames: lengths to draw a shot's from.
+    image: chance that a shot is replaced by one of its own frames (what makes image conditions work). drop_text: chance
+    that an example loses all its words (for guidance); drop_global: that it loses only its global prompt.
+    """
+
+    scenes: int
+    single: float = 0.0
+    shots: tuple[int, int] = (1, 1)
+    frames: tuple[int, ...] = (8, 8, 12, 16)
+    image: float = 0.1
+    drop_text: float = 0.1
+    drop_global: float = 0.0
+
+
+def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
+    """One example, rendered and captioned."""
+    if config.shots[1] == 1 or rng.random() < config.single:
+        scene = draw_scene(rng, 1, config.frames)
+        global_prompt, prompts = "", [single_caption(scene, 0, rng)]
+    else:
+        scene = draw_scene(rng, int(rng.integers(config.shots[0], config.shots[1] + 1)), config.frames)
+        global_prompt, prompts = caption(scene, rng)
+    shots = [_one_frame(shot, rng) if rng.random() < config.image else shot for shot in render(scene)]
+    chance = rng.random()
+    if chance < config.drop_text:
+        global_prompt, prompts = "", [""] * len(prompts)
+    elif chance < config.drop_text + config.drop_global:
+        global_prompt = ""
+    return Example(tuple(shots), global_prompt, tuple(prompts))
+
+
+def _one_frame(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    k = int(rng.integers(len(shot)))
+    return shot[k : k + 1]
+
+
+class PuppetSteps(Dataset):
+    """`steps[k]` is this rank's share of step k's examples: example i of a step goes to rank i mod num_ranks."""
+
+    def __init__(self, config: StreamConfig, seed: int, rank: int = 0, num_ranks: int = 1):
+        self.config, self.seed, self.rank, self.num_ranks = config, seed, rank, num_ranks
+
+    def __getitem__(self, step: int) -> list[Example]:
+        return [
+            draw_example(np.random.default_rng([self.seed, step, i]), self.config)
+            for i in range(self.rank, self.config.scenes, self.num_ranks)
+        ]
+
+
+def stream(steps: PuppetSteps, start: int, stop: int, workers: int = 1) -> Iterator[list[Example]]:
+    """Steps start..stop in order, rendered ahead by `workers` processes; the examples don't depend on their number."""
+    loader = DataLoader(
+        steps, batch_size=None, sampler=range(start, stop), num_workers=workers, prefetch_factor=4 if workers else None
+    )
+    yield from loader
