@@ -106,7 +106,7 @@ def _coarse_places() -> Float32[np.ndarray, "places offsets cells"]:
     """Every panorama at every start, averaged over cells of 4 x 6 pixels."""
     rows = []
     for place in range(len(_PLACES)):
-        views = np.stack([_place_view(place, offset) for offset in _STARTS])
+        views = np.stack([_place_view(place, offset) for offset in _STARTS.tolist()])
         rows.append(np.stack([_coarse(view) for view in views]))
     return np.stack(rows)
 
@@ -141,9 +141,12 @@ class _Place:
 
 def _share_near(frame: Float32[np.ndarray, "3 32 48"], place: Float32[np.ndarray, "3 32 48"]) -> float:
     """The share of pixels that show the place, a small shift of the colours aside."""
-    differs = frame - place
-    shift = np.clip(np.median(differs.reshape(3, -1), axis=1), -MAX_SHIFT, MAX_SHIFT)
-    return float((np.abs(differs - shift[:, None, None]).sum(0) / 3 < PLACE_NEAR).mean())
+    differs = (frame - place).reshape(3, -1)
+    visible = np.abs(differs).sum(0) < 3 * 2 * MAX_SHIFT
+    if not visible.any():
+        return 0.0
+    shift = np.clip(np.median(differs[:, visible], axis=1, keepdims=True), -MAX_SHIFT, MAX_SHIFT)
+    return float((np.abs(differs - shift).sum(0) / 3 < PLACE_NEAR).mean())
 
 
 def _find_place(frames: Float32[np.ndarray, "frames 3 32 48"]) -> _Place:
@@ -216,23 +219,36 @@ def _geometry(camera: str) -> _Frame:
     return _Frame(top, bottom - top, int(np.ceil(_REACH * scale)), slice(edge, bottom - top), slice(0, low))
 
 
+def _drawn(
+    camera: str, facing: int, puppet: Puppet, action: str, frame: int, level: int
+) -> Float32[np.ndarray, "3 h w"]:
+    """A puppet's window before a backdrop of one grey level."""
+    g = _geometry(camera)
+    length = 1 if action == "stand" else 8
+    shot = PuppetShot(camera, 0, (Acting(0, action, 24.0, facing, facing),), length, True)
+    strip = np.full((length, HEIGHT, WIDTH + 2 * draw.PAD, 3), level, np.uint8)
+    draw._draw_people(strip, shot, (puppet,))
+    soft = _soften(strip[frame].transpose(2, 0, 1).astype(np.float32))
+    middle = draw.PAD + 24
+    rows = soft[:, max(0, g.top) : g.top + g.h, middle - g.reach : middle + g.reach]
+    return np.pad(rows, ((0, 0), (max(0, -g.top), 0), (0, 0)), mode="edge")
+
+
+@cache
+def _hidden(camera: str, facing: int, hat: str, action: str, frame: int) -> Float32[np.ndarray, "h w"]:
+    """How much of the place a puppet hides: colours don't matter."""
+    puppet = Puppet("", "red", "plain", hat, "blue")
+    black, white = (_drawn(camera, facing, puppet, action, frame, level) for level in (0, 255))
+    return 1 - (white - black).mean(0) / 255
+
+
 @lru_cache(maxsize=1024)
 def _sprite(
     camera: str, facing: int, puppet: Puppet, action: str = "stand", frame: int = 0
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "3 h w"]]:
     """How much of the place a puppet hides, and what it adds: picture = place * (1 - hidden) + added."""
-    g = _geometry(camera)
-    length = 1 if action == "stand" else 8
-    shot = PuppetShot(camera, 0, (Acting(0, action, 24.0, facing, facing),), length, True)
-    pictures = []
-    for level in (0, 255):
-        strip = np.full((length, HEIGHT, WIDTH + 2 * draw.PAD, 3), level, np.uint8)
-        draw._draw_people(strip, shot, (puppet,))
-        middle = draw.PAD + 24
-        soft = _soften(strip[frame].transpose(2, 0, 1).astype(np.float32))
-        rows = soft[:, max(0, g.top) : g.top + g.h, middle - g.reach : middle + g.reach]
-        pictures.append(np.pad(rows, ((0, 0), (max(0, -g.top), 0), (0, 0)), mode="edge"))
-    return 1 - (pictures[1] - pictures[0]).mean(0) / 255, pictures[0]
+    hidden = _hidden(camera, facing, puppet.hat, action, frame)
+    return hidden, _drawn(camera, facing, puppet, action, frame, 0)
 
 
 class _Sprites:

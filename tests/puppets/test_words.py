@@ -1,0 +1,105 @@
+"""Captions name exactly who is in a shot, use known words only, and stay short."""
+
+import re
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longshot.puppets import world
+from longshot.puppets.words import MEANINGS, VOCABULARY, caption, single_caption
+from longshot.puppets.world import draw_scene
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def _named(text: str) -> set[int]:
+    return {int(k) - 1 for k in re.findall(r"Character (\d+)", text)}
+
+
+@given(seeds)
+@settings(deadline=None)
+def test_a_shots_caption_names_exactly_its_cast(seed):
+    rng = np.random.default_rng(seed)
+    scene = draw_scene(rng, 4)
+    together, shots = caption(scene, rng)
+    assert _named(together) == set(range(len(scene.characters)))
+    for shot, text in zip(scene.shots, shots, strict=True):
+        assert _named(text) == {acting.who for acting in shot.cast}
+
+
+@given(seeds)
+@settings(deadline=None)
+def test_only_a_shot_after_a_cut_says_so(seed):
+    rng = np.random.default_rng(seed)
+    scene = draw_scene(rng, 4)
+    for shot, text in zip(scene.shots, caption(scene, rng)[1], strict=True):
+        assert text.startswith("[SHOT CUT] ") == shot.cut
+
+
+@given(seeds)
+@settings(deadline=None)
+def test_a_single_caption_describes_who_is_in_the_shot_and_the_place(seed):
+    rng = np.random.default_rng(seed)
+    scene = draw_scene(rng, 2)
+    text = single_caption(scene, 1, rng)
+    assert _named(text) == {acting.who for acting in scene.shots[1].cast}
+    assert "[Environment]" in text
+    assert ("[Character]" in text) == bool(scene.shots[1].cast)
+    assert "[SHOT CUT]" not in text
+
+
+@given(seeds)
+@settings(deadline=None)
+def test_every_word_of_a_caption_is_in_the_vocabulary(seed):
+    rng = np.random.default_rng(seed)
+    scene = draw_scene(rng, 3)
+    together, shots = caption(scene, rng)
+    words = set(re.findall(r"[a-z]+", " ".join([together, *shots, single_caption(scene, 0, rng)]).lower()))
+    assert words - VOCABULARY - {name.lower() for name in world.NAMES} == set()
+
+
+def test_each_character_is_described_by_its_own_words():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        scene = draw_scene(rng, 1)
+        together, _ = caption(scene, rng)
+        for number, puppet in enumerate(scene.characters, start=1):
+            sentence = re.search(rf"Character {number}: ([^.]*)\.", together)
+            assert sentence is not None
+            for value in (puppet.body, puppet.hat, puppet.hat_color):
+                assert any(word in sentence[1] for word in MEANINGS[value]), (value, sentence[1])
+
+
+def test_every_value_has_words_and_no_word_means_two_values_of_one_kind():
+    kinds = [world.COLORS, world.PATTERNS, world.HATS, world.ENVIRONMENTS, world.TIMES, world.CAMERAS]
+    for kind in [*kinds, world.ACTIONS, ("pan_left", "pan_right")]:
+        words = [word for value in kind for word in MEANINGS[value]]
+        assert len(words) == len(set(words)) >= 3 * len(kind)
+
+
+def test_about_half_of_the_colours_are_plain_words():
+    rng = np.random.default_rng(0)
+    plain = total = 0
+    for _ in range(400):
+        scene = draw_scene(rng, 1, p_pair=0.0)
+        words = set(re.findall(r"[a-z]+", caption(scene, rng)[0].lower()))
+        plain += scene.characters[0].body in words
+        total += 1
+    assert 0.4 < plain / total < 0.7
+
+
+def test_captions_are_short():
+    rng = np.random.default_rng(0)
+    both, shots = [], []
+    for _ in range(300):
+        together, texts = caption(draw_scene(rng, 3, p_pair=1.0), rng)
+        both.append(len(re.findall(r"\w+|[^\w\s]", together)))
+        shots += [len(re.findall(r"\w+|[^\w\s]", text)) for text in texts]
+    assert np.mean(both) <= 45 and max(both) <= 58
+    assert np.mean(shots) <= 18 and max(shots) <= 26
+
+
+def test_the_same_seed_writes_the_same_caption():
+    scene = draw_scene(np.random.default_rng(1), 3)
+    assert caption(scene, np.random.default_rng(2)) == caption(scene, np.random.default_rng(2))
