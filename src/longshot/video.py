@@ -164,7 +164,7 @@ def _opened(path: str | os.PathLike[str]) -> Generator[_Video]:
 
 def _unopenable(path: Path, error: Exception) -> str:
     """Return what is wrong with a file that FFmpeg does not open."""
-    if _is_picture(path):
+    if is_picture(path):
         return "a picture, not a video"
     if isinstance(error, av.error.EOFError):
         return "holds no frames"
@@ -419,7 +419,7 @@ def _readable_formats() -> list[str]:
     return [name for name in PICTURE_FORMATS if name in Image.OPEN]
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
     try:
         with _unwarned(), Image.open(path, formats=_readable_formats()):
             return True

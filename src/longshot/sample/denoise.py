@@ -240,13 +240,16 @@ def denoise(
     *,
     device: torch.device | str = "cpu",
     contexts: Contexts | None = None,
+    done: Mapping[int, Tensor] | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Iterator[Finished]:
     """Yields each round of the plan as it is finished, so that a caller can put it on disk before the next one starts.
 
-    contexts: what is remembered already, one a branch (a saved context to branch from). Raises UserError when their number
-    isn't the sampling's number of branches.
+    contexts: what is remembered already, one a branch (a saved context to branch from). done: latents of shots that an
+    earlier run of this same plan made; rounds that are all done are not made again, and not yielded. Raises UserError when the
+    number of contexts isn't the sampling's number of branches.
     """
+    done = done or {}
     runner = Runner(base, plan, sampling, device)
     held = contexts or (Context(),) * len(runner.branches)
     if len(held) != len(runner.branches):
@@ -254,8 +257,14 @@ def denoise(
             f"the saved context has {len(held)} branches, but guidance {sampling.guidance} needs {len(runner.branches)}"
         )
     for number in range(len(plan.rounds)):
+        todo = plan.rounds[number]
         if plan.memory == "cache":
             held = runner.recall(held, number)
+        if all(s in done for s in todo.denoise):
+            runner.latents |= {s: done[s].to(device) for s in todo.denoise}
+            if plan.memory == "cache":
+                held = runner.remembered(held, todo)
+            continue
         finished = runner.round(number, held, on_step)
         held = finished.contexts
         yield finished
