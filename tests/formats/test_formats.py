@@ -266,6 +266,19 @@ def test_a_story_comes_back_as_it_was_and_an_edit_changes_only_its_shot():
     assert edited == original
 
 
+def test_a_second_look_of_the_same_person_and_what_people_say_stay_in_the_prompt(shared_data: Path):
+    scene, _ = story(
+        STORY.replace("The sea.", "Ann sits.").replace("Camera: slow pan.", "Ann: Woman in a red dress.")
+    )
+    assert scene.characters[0].description == "Woman in a blue coat."
+    assert scene.shots[2].prompt == "Character 1: Woman in a red dress.\nCharacter 1 sits."
+    sample = min((shared_data / "scripts" / "entitybench").glob("*.json"))
+    content = json.loads(sample.read_text())
+    content["scenes"][0]["video_prompts"][1] = "Victor: Good evening.\nVictor bows."
+    scene, _ = FORMATS["entitybench"].parse({"x": json.dumps(content)})
+    assert scene.shots[1].prompt == "Character 2: Good evening.\nCharacter 2 bows."
+
+
 def test_a_new_look_is_written_into_the_definitions():
     scene, _ = story()
     scene.characters[0].description = "Woman in a red coat."

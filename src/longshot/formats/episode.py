@@ -73,7 +73,7 @@ def parse_episode(root: Node, format: str, listed: Cast) -> Imported:
     if not rows:
         raise root.need("scenes").error("hold no video_prompts")
     cast = _cast((row[PROMPTS].text() for row in rows.values()), listed)
-    characters = _characters(cast)
+    characters, told = _characters(cast), _told(cast)
     scene = Scene(
         title=root.text_or("story_name"),
         characters=characters,
@@ -81,7 +81,7 @@ def parse_episode(root: Node, format: str, listed: Cast) -> Imported:
         story=_with_numbers(root.text_or("story_overview"), characters),
         shots=[
             Shot(
-                prompt=_imported(row[PROMPTS].text(), listed, characters),
+                prompt=_with_numbers(_take_apart(row[PROMPTS].text(), listed, told)[1], characters),
                 cut=_read_cut(row),
                 extra={"scene": place[0], "shot": place[1]},
             )
@@ -109,8 +109,7 @@ def kept_document(scene: Scene, format: str) -> Node:
 
 def cast_of(scene: Scene) -> Cast:
     """Return the people and places of `scene`."""
-    people = [Entity(_shown_name(one), one.description, "person") for one in scene.characters]
-    return {entity.name: entity for entity in [*people, *_places(scene.environment)]}
+    return {entity.name: entity for entity in [*_people(scene), *_places(scene.environment)]}
 
 
 def cast_is_unchanged(scene: Scene, format: str, listed: Cast) -> bool:
@@ -136,8 +135,8 @@ def kind_of(name: str, description: str) -> Kind:
 def definitions(prompt: str, listed: Cast) -> tuple[list[Entity], str]:
     """Return what the first lines of `prompt` define, and the prompt after them.
 
-    With a listed cast only its names count. Without, a line `Name: text` is a definition unless the name is a word of
-    the trade (`Camera: ...`). The last line is never a definition.
+    With a listed cast only its own entries count. Without, a line `Name: text` is a definition unless the name is a
+    word of the trade (`Camera: ...`). The last line is never a definition.
     """
     lines = prompt.split("\n")
     found: list[Entity] = []
@@ -146,10 +145,11 @@ def definitions(prompt: str, listed: Cast) -> tuple[list[Entity], str]:
         if match is None or not any(rest.strip() for rest in lines[k + 1 :]):
             break
         name, description = match[1].strip(), match[2].strip()
-        if name not in listed if listed else _NOT_NAMES.match(name) or len(name.split()) > 8:
+        if listed and (name not in listed or listed[name].description != " ".join(description.split())):
+            break  # perhaps somebody speaks
+        if _NOT_NAMES.match(name) or len(name.split()) > 8:
             break
-        kind = listed[name].kind if listed else kind_of(name, description)
-        found.append(Entity(name, description, kind))
+        found.append(listed[name] if listed else Entity(name, description, kind_of(name, description)))
     return found, "\n".join(lines[len(found) :]).strip() if found else prompt
 
 
@@ -231,12 +231,25 @@ def _environment(cast: Cast) -> str:
     return "\n".join(place.description if place.name == SETTING else place.line() for place in places)
 
 
+def _people(scene: Scene) -> list[Entity]:
+    return [Entity(_shown_name(one), one.description, "person") for one in scene.characters]
+
+
 def _places(environment: str) -> list[Entity]:
     """Return the places of an environment: its lines `Name: description`, or all of it as the setting."""
     matches = [_DEFINITION.fullmatch(line) for line in environment.split("\n")]
     named = [Entity(match[1], match[2], "place") for match in matches if match]
-    if len(named) == len(matches) and all(kind_of(one.name, one.description) == "place" for one in named):
-        return named
+    return named if len(named) == len(matches) else _setting(environment)
+
+
+def _guessable_places(environment: str) -> list[Entity]:
+    """Return the places, where a reader without a list would take all of them for places; else the setting."""
+    places = _places(environment)
+    guessed = all(kind_of(one.name, one.description) == "place" for one in places)
+    return places if guessed else _setting(environment)
+
+
+def _setting(environment: str) -> list[Entity]:
     return [Entity(SETTING, " ".join(environment.split()), "place")] if environment.strip() else []
 
 
@@ -244,11 +257,17 @@ def _is_cast(scene: Scene, cast: Cast) -> bool:
     return _characters(cast) == scene.characters and _environment(cast) == scene.environment
 
 
-def _imported(prompt: str, listed: Cast, characters: list[Character]) -> str:
-    """Return a prompt as a scene has it: without the people and places it defines, and with numbers for names."""
+def _take_apart(prompt: str, listed: Cast, told: Cast) -> tuple[list[Entity], str]:
+    """Return whom `prompt` defines as `told` has them, and the rest: objects, other looks of the same, what happens."""
     found, body = definitions(prompt, listed)
-    objects = [entity.line() for entity in found if entity.kind == "object"]
-    return _with_numbers("\n".join([*objects, body]), characters)
+    known = [entity for entity in found if told.get(entity.name) == entity]
+    rest = [entity.line() for entity in found if told.get(entity.name) != entity]
+    return known, "\n".join([*rest, body])
+
+
+def _told(cast: Cast) -> Cast:
+    """Return the people and places, whom a scene tells of by itself; objects stay in the prompts."""
+    return {name: entity for name, entity in cast.items() if entity.kind != "object"}
 
 
 def _shown_name(character: Character) -> str:
@@ -313,38 +332,30 @@ class _Writer:
         return numbers
 
     def prompts(self) -> list[str]:
-        same_cast = _is_cast(self.scene, _cast(_originals(self.scene, self.rows), self.listed))
+        cast = _cast(_originals(self.scene, self.rows), self.listed)
+        same_cast = _is_cast(self.scene, cast)
         introduced: set[str] = set()
         prompts = []
         for k, shot in enumerate(self.scene.shots):
             row = _original(shot, self.rows) if same_cast else {}
-            if row and self.unchanged(shot, row):
-                prompts.append(row[PROMPTS].text())
+            original = row[PROMPTS].text() if row else ""
+            new, rest = _take_apart(original, self.listed, _told(cast))
+            if row and _with_numbers(rest, self.scene.characters) == shot.prompt:
+                prompts.append(original)
                 continue
-            defined = (
-                definitions(row[PROMPTS].text(), self.listed)[0]
-                if row
-                else self.newcomers(shot, first=k == 0)
-            )
-            new = [
-                one
-                for one in defined
-                if one.kind != "object" and one.description and one.name not in introduced
-            ]
+            new = [one for one in (new if row else self.newcomers(shot, k)) if one.name not in introduced]
             introduced |= {one.name for one in new}
             text = _with_names(shot.prompt, self.scene.characters)
-            prompts.append("\n".join([*(one.line() for one in new), text]))
+            prompts.append("\n".join([*(one.line() for one in new if one.description), text]))
         return prompts
 
-    def unchanged(self, shot: Shot, row: Row) -> bool:
-        return _imported(row[PROMPTS].text(), self.listed, self.scene.characters) == shot.prompt
-
-    def newcomers(self, shot: Shot, *, first: bool) -> list[Entity]:
-        """Return whom a prompt has to define: the people it names, or all at the start; the places at the start."""
+    def newcomers(self, shot: Shot, k: int) -> list[Entity]:
+        """Return whom prompt k has to define: the people it names, or all at the start; the places at the start."""
+        if not self.listed:
+            return [*_people(self.scene), *_guessable_places(self.scene.environment)] if k == 0 else []
         named = {int(found[1]) for found in CHARACTER.finditer(shot.prompt)}
-        people = [one for one in self.scene.characters if (one.id in named if self.listed else first)]
-        places = _places(self.scene.environment) if first else []
-        return [*(Entity(_shown_name(one), one.description, "person") for one in people), *places]
+        names = {_shown_name(one) for one in self.scene.characters if one.id in named}
+        return [one for one in self.listed.values() if one.name in names or (k == 0 and one.kind == "place")]
 
     def one_scene(self, number: int, shots: list[tuple[Shot, str]]) -> dict[str, Any]:
         kept = self.root.mapping().get("scenes")
