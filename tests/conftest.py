@@ -1,12 +1,19 @@
 """What all tests share: shapes and types checked on every call into longshot, and the film that lies beside the repo."""
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before anything imports longshot. The tower: an int will do where a float is asked for, as Python's typing has it.
 install_import_hook("longshot", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+# A busy machine must not fail a test for being slow, and CI must give the same verdict twice.
+settings.register_profile("longshot", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+settings.load_profile("longshot")
 
 
 @pytest.fixture(scope="session")

@@ -461,6 +461,15 @@ def test_of_a_moving_picture_the_first_frame_counts(tmp_path):
     assert numbers(read_image(tmp_path / "a.gif")[None]) == [0]
 
 
+def test_a_still_picture_is_told_from_a_video(tmp_path):
+    write_image(tmp_path / "a.gif", greys(1)[0])
+    write_animation(tmp_path / "moving.gif", textured(5), EIGHT)
+    write_video(tmp_path / "a.mp4", greys(3), EIGHT)
+    shown = {name: video.is_picture(tmp_path / name) for name in ("a.gif", "moving.gif", "a.mp4", "none.png")}
+    assert shown == {"a.gif": True, "moving.gif": False, "a.mp4": False, "none.png": False}
+    assert read_frames(tmp_path / "moving.gif").shape == (5, 64, 96, 3)
+
+
 def bad_image_line(path) -> str:
     with pytest.raises(UserError) as caught:
         read_image(path)

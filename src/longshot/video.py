@@ -419,10 +419,11 @@ def _readable_formats() -> list[str]:
     return [name for name in PICTURE_FORMATS if name in Image.OPEN]
 
 
-def is_picture(path: Path) -> bool:
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Say whether the file is a still picture that `read_image` knows; what cannot be read is none, and a moving GIF neither."""
     try:
-        with _unwarned(), Image.open(path, formats=_readable_formats()):
-            return True
+        with _unwarned(), Image.open(path, formats=_readable_formats()) as image:
+            return image.format != "GIF" or getattr(image, "n_frames", 1) == 1
     except Exception:  # as in read_image
         return False
 
