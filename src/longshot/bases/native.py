@@ -4,6 +4,7 @@ The codec is the identity: a token is a patch of pixels, 4 frames x 8 x 8 pixels
 patch that stands still for 4 frames.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -83,7 +84,7 @@ def native_3b() -> NativeConfig:
         display_scale=1,
     )
     network = MMDiTConfig(
-        channels=spec.channels, text_dim=128, width=1920, depth=32, heads=20, cond_width=1920, text_depth=4, theta=10000.0
+        channels=spec.channels, text_dim=128, width=2048, depth=24, heads=16, cond_width=640, text_depth=4, theta=10000.0
     )
     return NativeConfig(spec, network)
 
@@ -110,6 +111,13 @@ class NativeBase:
             network.initialise()
         return cls(config, network)
 
+    def fingerprint(self) -> str:
+        """A hash of the weights: two bases that make the same pictures have the same one."""
+        hasher = hashlib.sha256()
+        for name, weight in self.network.state_dict().items():
+            hasher.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return hasher.hexdigest()[:24]
+
     @property
     def device(self) -> torch.device:
         return self.network.embed.weight.device
@@ -127,18 +135,7 @@ class NativeBase:
         return self.network.text_refiner(vectors)
 
     def limits(self) -> Limits:
-        spec = self.spec
-        return Limits(
-            name=spec.name,
-            fps=spec.fps,
-            frame_step=spec.stride[0],
-            frame_offset=spec.frame_offset,
-            max_frames=spec.max_frames,
-            default_frames=spec.default_frames,
-            max_text_tokens=spec.max_text_tokens,
-            count_tokens=self.table.count,
-            outside_words=_outside_puppets if spec.name == "tiny" else None,
-        )
+        return limits_of(self.spec)
 
     # -- pixels ---------------------------------------------------------------------------------------------------------
     def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "video channels"]:
@@ -216,6 +213,21 @@ class NativeBase:
         _check_shapes(path, network.state_dict(), state)
         network.load_state_dict(state, strict=True, assign=True)
         return cls(config, network.requires_grad_(False).eval())
+
+
+def limits_of(spec: Spec) -> Limits:
+    """What `lint` needs to know about a native base; no weights are read."""
+    return Limits(
+        name=spec.name,
+        fps=spec.fps,
+        frame_step=spec.stride[0],
+        frame_offset=spec.frame_offset,
+        max_frames=spec.max_frames,
+        default_frames=spec.default_frames,
+        max_text_tokens=spec.max_text_tokens,
+        count_tokens=TokenTable.load().count,
+        outside_words=_outside_puppets if spec.name == "tiny" else None,
+    )
 
 
 def _check_shapes(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
