@@ -55,15 +55,16 @@ def sigma_table(steps: int, shift: float = 1.0) -> Float[Tensor, " levels"]:
 
 @dataclass(frozen=True)
 class SigmaDraw:
-    """How training noise levels are drawn: sigma = sigmoid(N(mean, std)) (SD3's logit-normal).
+    """How training noise levels are drawn: sigma = sigmoid(N(mean, std)) (SD3's logit-normal), towards noise and wide: with
+    mean 0.8 and std 1 only one draw in a thousand lay above 0.98, and samples, which start at 1, never found a picture.
 
     LCT draws every shot's level by itself (`independent`). Two more kinds of scene are mixed in, with the given shares:
     `shared`, one level for all shots, as joint generation meets it; and `history`, a random set of shots nearly clean at a
     level in [0, `history_max`] and one shared level for the rest, as conditioning meets it. The rest is independent.
     """
 
-    mean: float = 0.8
-    std: float = 1.0
+    mean: float = 1.0
+    std: float = 1.5
     shared: float = 0.35
     history: float = 0.40
     history_max: float = 0.5

@@ -47,7 +47,9 @@ class Spec:
         t, h, w = self.stride
         if frames < self.min_frames or (frames - self.frame_offset) % t:
             low = max(self.min_frames, frames - (frames - self.frame_offset) % t)
-            raise UserError(f"{frames} frames; {self.name} needs {t}n+{self.frame_offset}: use {low} or {low + t}")
+            raise UserError(
+                f"{frames} frames; {self.name} needs {t}n+{self.frame_offset}: use {low} or {low + t}"
+            )
         if width % w or height % h or min(width, height) < 1:
             raise UserError(f"{width}x{height} pixels; {self.name} needs multiples of {w}x{h}")
         return -(-frames // t), height // h, width // w
@@ -111,6 +113,10 @@ class Base(Protocol):
         past: Sequence[Context] | None = None,
     ) -> tuple[Float[Tensor, "video channels"], list[Context]]:
         """The velocity, and `past` extended by the keys and values of the layout's groups, one context a scene (LCT sec. 3.3)."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of the weights."""
         ...
 
     def save(self, path: Path) -> None:

@@ -63,7 +63,13 @@ class NativeConfig:
 def tiny() -> NativeConfig:
     """The base that ships with longshot: 8M parameters, 48x32 pixels at 8 frames a second."""
     network = MMDiTConfig(
-        channels=TINY_SPEC.channels, text_dim=128, width=192, depth=6, heads=4, cond_width=96, rope=TINY_SPEC.rope
+        channels=TINY_SPEC.channels,
+        text_dim=128,
+        width=192,
+        depth=6,
+        heads=4,
+        cond_width=96,
+        rope=TINY_SPEC.rope,
     )
     return NativeConfig(TINY_SPEC, network)
 
@@ -84,7 +90,14 @@ def native_3b() -> NativeConfig:
         display_scale=1,
     )
     network = MMDiTConfig(
-        channels=spec.channels, text_dim=128, width=2048, depth=24, heads=16, cond_width=640, text_depth=4, theta=10000.0
+        channels=spec.channels,
+        text_dim=128,
+        width=2048,
+        depth=24,
+        heads=16,
+        cond_width=640,
+        text_depth=4,
+        theta=10000.0,
     )
     return NativeConfig(spec, network)
 
@@ -115,7 +128,9 @@ class NativeBase:
         """A hash of the weights: two bases that make the same pictures have the same one."""
         hasher = hashlib.sha256()
         for name, weight in self.network.state_dict().items():
-            hasher.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            hasher.update(
+                name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            )
         return hasher.hexdigest()[:24]
 
     @property
@@ -132,7 +147,7 @@ class NativeBase:
 
     def encode_text(self, prompts: Sequence[str]) -> list[Float[Tensor, "tokens width"]]:
         vectors = [torch.from_numpy(self.table.vectors(self.tokenise(p))).to(self.device) for p in prompts]
-        return self.network.text_refiner(vectors)
+        return self.network.encode_text(vectors)
 
     def limits(self) -> Limits:
         return limits_of(self.spec)
@@ -190,7 +205,9 @@ class NativeBase:
         """Writes weights and config to one safetensors file, atomically."""
         state = {k: v.detach().to(dtype).cpu().contiguous() for k, v in self.network.state_dict().items()}
         with atomic_path(Path(path)) as temporary:
-            save_file(state, temporary, {"format": FORMAT, "config": json.dumps(_config_to_json(self.config))})
+            save_file(
+                state, temporary, {"format": FORMAT, "config": json.dumps(_config_to_json(self.config))}
+            )
 
     @classmethod
     def load(cls, path: Path) -> "NativeBase":
@@ -201,7 +218,9 @@ class NativeBase:
                 meta = file.metadata() or {}
                 state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: not a readable safetensors file ({error}); weights load from safetensors only") from error
+            raise UserError(
+                f"{path}: not a readable safetensors file ({error}); weights load from safetensors only"
+            ) from error
         if meta.get("format") != FORMAT:
             raise UserError(f"{path}: a safetensors file, but not the weights of a native base")
         try:

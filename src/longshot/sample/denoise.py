@@ -6,7 +6,7 @@ is one `Context` a branch.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from longshot.bases.base import Base
 from longshot.errors import UserError
-from longshot.flow import Solver, add_noise, per_token, sigma_table
+from longshot.flow import Solver, add_noise, sigma_table
 from longshot.layout import GLOBAL, Group, Layout, global_group
 from longshot.model.context import Context
 from longshot.sample.plan import Plan, PlannedShot, Round
@@ -152,7 +152,11 @@ class Runner:
     def guided(self, v: Tensor, layout: Layout, shots: tuple[int, ...]) -> dict[int, Tensor]:
         """v of each shot: v_wordless + guidance (v_worded - v_wordless)."""
         by_branch: list[dict[int, Tensor]] = [{} for _ in self.branches]
-        index = [b for b, (scene, past) in enumerate(zip(layout.scenes, layout.past, strict=True)) for _ in scene[past:]]
+        index = [
+            b
+            for b, (scene, past) in enumerate(zip(layout.scenes, layout.past, strict=True))
+            for _ in scene[past:]
+        ]
         for b, g, span in zip(index, layout.groups, layout.video_spans, strict=True):
             by_branch[b][g.shot] = v[span.slice]
         if len(by_branch) == 1:
@@ -174,8 +178,15 @@ class Runner:
         kept: list[Contexts] = []
 
         def velocity(z: Mapping[int, Tensor], sigma: float, keep: bool = False) -> dict[int, Tensor]:
-            level = {s: sigma for s in todo.denoise} | {s: self.plan.context_sigma for s in held}
-            args = (self.rows(layout, {**z, **held}), text, self.levels(layout, level), layout, self.plan.visibility, seen)
+            level = dict.fromkeys(todo.denoise, sigma) | dict.fromkeys(held, self.plan.context_sigma)
+            args = (
+                self.rows(layout, {**z, **held}),
+                text,
+                self.levels(layout, level),
+                layout,
+                self.plan.visibility,
+                seen,
+            )
             if keep:
                 v, new = self.base.remember(*args)
                 kept.append(tuple(new))
@@ -201,13 +212,21 @@ class Runner:
         if kept:
             new = {m.group.shot: m for m in kept[0][0].memories}
             assert set(todo.denoise) <= set(new)
-            return Finished(z, tuple(c.extended(k.select(todo.denoise).memories) for c, k in zip(contexts, kept[0], strict=True)))
+            return Finished(
+                z,
+                tuple(
+                    c.extended(k.select(todo.denoise).memories)
+                    for c, k in zip(contexts, kept[0], strict=True)
+                ),
+            )
         return Finished(z, self.remembered(contexts, todo))
 
     # -- history --------------------------------------------------------------------------------------------------------
     def noised(self, shot: int) -> Tensor:
         """A finished shot at noise level context_sigma."""
-        return add_noise(self.latents[shot], self.noise[shot], torch.tensor(self.plan.context_sigma, device=self.device))
+        return add_noise(
+            self.latents[shot], self.noise[shot], torch.tensor(self.plan.context_sigma, device=self.device)
+        )
 
     def seen(self, contexts: Contexts, todo: Round) -> Contexts:
         return tuple(c.select([s for s in c.shots if s == GLOBAL or s in todo.given]) for c in contexts)
@@ -223,7 +242,10 @@ class Runner:
 
     def recall(self, contexts: Contexts, number: int) -> Contexts:
         """Adds what a round's history lacks: the global prompt, and given shots, each seeing the given ones before it."""
-        if any(b.global_text is not None and GLOBAL not in c.shots for b, c in zip(self.branches, contexts, strict=True)):
+        if any(
+            b.global_text is not None and GLOBAL not in c.shots
+            for b, c in zip(self.branches, contexts, strict=True)
+        ):
             contexts = self.remembered(contexts, Round(()))
         given = self.plan.rounds[number].given
         for i, shot in enumerate(given):

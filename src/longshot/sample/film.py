@@ -11,6 +11,7 @@ with the shots whose keys still fit and makes the others again.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,8 +47,17 @@ def digest(*parts: object) -> str:
 
 def shot_keys(plan: Plan, sampling: Sampling, fingerprint: str) -> dict[int, str]:
     """The key of every shot of a plan: given ones by their content, made ones by all that decides them."""
-    keys = {s.shot: digest("given", s.prompt, s.grid, s.given, s.noise) for s in plan.shots if s.given is not None}
-    how = (fingerprint, plan.global_prompt, plan.visibility, plan.memory, plan.context_sigma, asdict(sampling))
+    keys = {
+        s.shot: digest("given", s.prompt, s.grid, s.given, s.noise) for s in plan.shots if s.given is not None
+    }
+    how = (
+        fingerprint,
+        plan.global_prompt,
+        plan.visibility,
+        plan.memory,
+        plan.context_sigma,
+        asdict(sampling),
+    )
     for r in plan.rounds:
         company = [(s.prompt, s.grid, s.noise) for s in (plan[k] for k in r.denoise)]
         history = [keys[k] for k in r.given]
@@ -74,7 +84,11 @@ class FilmFolder:
     def save_shot(self, name: str, key: str, shot: PlannedShot, z: Tensor) -> None:
         """Writes a finished shot's latent with all that `load_shot` needs."""
         meta = {"key": key, "label": shot.label, "prompt": shot.prompt}
-        meta |= {"grid": json.dumps(shot.grid), "noise": json.dumps(shot.noise), "pinned": json.dumps(shot.pinned)}
+        meta |= {
+            "grid": json.dumps(shot.grid),
+            "noise": json.dumps(shot.noise),
+            "pinned": json.dumps(shot.pinned),
+        }
         with atomic_path(self.latent(name)) as temporary:
             save_file({"z": z.cpu().contiguous()}, temporary, meta)
 
@@ -104,7 +118,18 @@ class FilmFolder:
                 pinned=json.loads(meta["pinned"]),
             )
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise UserError(f"{self.latent(name)}: not a finished shot ({error}); make the film again") from error
+            raise UserError(
+                f"{self.latent(name)}: not a finished shot ({error}); make the film again"
+            ) from error
+
+    def keep_take(self, name: str) -> None:
+        """Copies a shot's files to takes/, under its take number, before another take replaces them."""
+        take = self.load_shot(name, 1).noise[2]
+        for file in (self.video(name), self.latent(name)):
+            kept = self.path / "takes" / f"{name}_take_{take}{file.suffix}"
+            if file.exists() and not kept.exists():
+                with atomic_path(kept) as temporary:
+                    shutil.copyfile(file, temporary)
 
     # -- the whole film -------------------------------------------------------------------------------------------------
     def manifest(self) -> dict:
@@ -115,7 +140,9 @@ class FilmFolder:
             if not isinstance(data, dict) or not isinstance(data.get("shots"), list):
                 raise ValueError("it has no list of shots")
         except FileNotFoundError:
-            raise UserError(f"{self.path}: no film here (no {MANIFEST}); make one with `longshot sample`") from None
+            raise UserError(
+                f"{self.path}: no film here (no {MANIFEST}); make one with `longshot sample`"
+            ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: can't be read ({error})") from error
         return data
@@ -129,14 +156,28 @@ class FilmFolder:
         return manifest, [self.load_shot(name, place) for place, name in enumerate(names, start=1)]
 
     def finish(
-        self, base: Base, entries: Sequence[dict], shots: Sequence[tuple[PlannedShot, Tensor]], facts: dict, scale: int
+        self,
+        base: Base,
+        entries: Sequence[dict],
+        shots: Sequence[tuple[PlannedShot, Tensor]],
+        facts: dict,
+        scale: int,
     ) -> None:
         """Writes scene.mp4, sheet.png and, last, manifest.json."""
         clips = [base.decode(z, s.grid) for s, z in shots]
-        provenance = {"software": f"longshot {longshot.__version__}", "comment": f"made by the {base.spec.name} model"}
-        visible = [(c, s) for c, (s, _), e in zip(clips, shots, entries, strict=True) if e["number"] is not None]
+        provenance = {
+            "software": f"longshot {longshot.__version__}",
+            "comment": f"made by the {base.spec.name} model",
+        }
+        visible = [
+            (c, s) for c, (s, _), e in zip(clips, shots, entries, strict=True) if e["number"] is not None
+        ]
         write_video(
-            self.path / "scene.mp4", np.concatenate([c for c, _ in visible]), base.spec.fps, scale=scale, metadata=provenance
+            self.path / "scene.mp4",
+            np.concatenate([c for c, _ in visible]),
+            base.spec.fps,
+            scale=scale,
+            metadata=provenance,
         )
         captions = [s.prompt.removeprefix("[SHOT CUT]").strip() for _, s in visible]
         sheet = contact_sheet(

@@ -116,6 +116,28 @@ def film_to_continue(folder: Path, base: Base) -> tuple[dict, list[PlannedShot],
     """A finished film's manifest, shots, names and numbers. Raises UserError for another base's film."""
     manifest, shots = FilmFolder(Path(folder)).load()
     if manifest.get("base") != base.spec.name:
-        raise UserError(f"{folder}: was made by the base {manifest.get('base')}, not {base.spec.name}; name that with --base")
+        raise UserError(
+            f"{folder}: was made by the base {manifest.get('base')}, not {base.spec.name}; name that with --base"
+        )
     entries = manifest["shots"]
     return manifest, shots, [e["name"] for e in entries], [e["number"] for e in entries]
+
+
+def continued(
+    base: Base,
+    shots: Sequence[PlannedShot],
+    numbers: Sequence[int | None],
+    prompts: Sequence[str],
+    frames: int | None,
+) -> tuple[list[PlannedShot], list[int | None]]:
+    """A film's shots and, after them, one to be made for each prompt, of the last shot's size."""
+    _, height, width = shots[-1].grid
+    _, h, w = base.spec.stride
+    grid = base.spec.grid(frames or base.spec.default_frames, width * w, height * h)
+    seed = shots[-1].noise[0]
+    longer, more = list(shots), list(numbers)
+    for prompt in prompts:
+        number = 1 + max((n for n in more if n is not None), default=0)
+        longer.append(PlannedShot(len(longer) + 1, f"shot {number}", prompt, grid, (seed, str(number), 0)))
+        more.append(number)
+    return longer, more

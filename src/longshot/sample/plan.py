@@ -63,15 +63,21 @@ class Plan:
 
     def __post_init__(self):
         if not 0 <= self.context_sigma <= 1:
-            raise UserError(f"context sigma {self.context_sigma} isn't a noise level; use 0 (clean) to 1, best 0.1 to 0.5")
+            raise UserError(
+                f"context sigma {self.context_sigma} isn't a noise level; use 0 (clean) to 1, best 0.1 to 0.5"
+            )
         if self.memory == "cache" and self.visibility != "causal":
-            raise ValueError("a cache needs causal visibility: under any other, later shots change what is remembered")
+            raise ValueError(
+                "a cache needs causal visibility: under any other, later shots change what is remembered"
+            )
         if [s.shot for s in self.shots] != list(range(1, len(self.shots) + 1)):
             raise ValueError("shots are numbered 1, 2, ... in story order")
         done = {s.shot for s in self.shots if s.given is not None}
         for r in self.rounds:
             if not r.denoise or set(r.denoise) & done or not set(r.given) <= done:
-                raise ValueError(f"{r} denoises a shot that is done, or sees one that isn't (done: {sorted(done)})")
+                raise ValueError(
+                    f"{r} denoises a shot that is done, or sees one that isn't (done: {sorted(done)})"
+                )
             if self.memory == "cache" and any(g > min(r.denoise) for g in r.given):
                 raise ValueError(f"{r} sees a later shot, which causal visibility can't")
             done |= set(r.denoise)
@@ -83,23 +89,34 @@ class Plan:
 
 
 def together(
-    global_prompt: str, shots: Sequence[PlannedShot], context_sigma: float = 0.1, window: int | None = None
+    global_prompt: str,
+    shots: Sequence[PlannedShot],
+    context_sigma: float = 0.1,
+    window: int | None = None,
+    seen: Sequence[int] | None = None,
 ) -> Plan:
     """All shots that aren't given, in one round under full attention: joint generation when none is given, else visual
     conditioning, composition, interpolation or re-shooting, by what is given where.
 
-    window: the most shots that may attend to each other. Raises UserError when there are more.
+    seen: which of the given shots take part (all). window: the most shots that may attend to each other. Raises UserError when
+    there are more.
     """
-    if window is not None and len(shots) > window:
-        raise UserError(
-            f"{len(shots)} shots and images can't all see each other: this base was trained on {window} at once; "
-            "use --mode causal, which rolls on with a window of history"
-        )
     denoise = tuple(s.shot for s in shots if s.given is None)
     if not denoise:
         raise UserError("every shot is given: nothing is left to make")
-    given = tuple(s.shot for s in shots if s.given is not None)
+    given = tuple(s.shot for s in shots if s.given is not None and (seen is None or s.shot in seen))
+    if window is not None and len(denoise) + len(given) > window:
+        raise UserError(
+            f"{len(denoise) + len(given)} shots and images can't all see each other: this base was trained on {window} at "
+            "once; use --mode causal, which rolls on with a window of history"
+        )
     return Plan(global_prompt, tuple(shots), (Round(denoise, given),), "scene", "recompute", context_sigma)
+
+
+def nearest(num_shots: int, shot: int, window: int) -> list[int]:
+    """The `window - 1` shots nearest to a shot, on both sides, in story order; of two as near, the earlier."""
+    others = [s for s in range(1, num_shots + 1) if s != shot]
+    return sorted(sorted(others, key=lambda s: (abs(s - shot), s))[: max(window - 1, 0)])
 
 
 def autoregressive(
@@ -166,5 +183,7 @@ def reshoot(plan_shots: Sequence[PlannedShot], shot: int, prompt: str | None, ta
         raise UserError(f"there is no shot {shot} to make again; the film has shots 1 to {len(plan_shots)}")
     old = plan_shots[shot - 1]
     seed, key, _ = old.noise
-    new = replace(old, prompt=prompt if prompt is not None else old.prompt, noise=(seed, key, take), given=None)
+    new = replace(
+        old, prompt=prompt if prompt is not None else old.prompt, noise=(seed, key, take), given=None
+    )
     return [new if s.shot == shot else s for s in plan_shots]

@@ -53,7 +53,9 @@ def tell(
         raise UserError(f"there is no shot {bad[0]} to give; the scene has shots 1 to {len(scene.shots)}")
     counts = scene_frames(scene, base.limits())
     teller = _Teller(scene, base, folder, scene.seed if seed is None else seed)
-    for number, (shot, prompt, frames) in enumerate(zip(scene.shots, scene.shot_prompts(), counts, strict=True), start=1):
+    for number, (shot, prompt, frames) in enumerate(
+        zip(scene.shots, scene.shot_prompts(), counts, strict=True), start=1
+    ):
         teller.add(number, shot, prompt, frames, given.get(number))
     return Story(scene.global_prompt(), tuple(teller.shots), tuple(teller.numbers), tuple(teller.notes))
 
@@ -135,7 +137,11 @@ class _Teller:
         stop = reference.stop if reference else None
         limit = start + float((spec.max_frames + 1) / spec.fps)
         frames = read_frames(
-            path, start_s=start, stop_s=limit if stop is None else min(stop, limit), fps=spec.fps, size=spec.size
+            path,
+            start_s=start,
+            stop_s=limit if stop is None else min(stop, limit),
+            fps=spec.fps,
+            size=spec.size,
         )
         legal = [n for n in range(min(len(frames), spec.max_frames), 0, -1) if self.base.limits().is_legal(n)]
         if not legal:
@@ -145,7 +151,9 @@ class _Teller:
             )
         if legal[0] < len(frames):
             seconds = float(legal[0] / spec.fps)
-            self.notes.append(f"shot {number}: the first {legal[0]} frames ({seconds:g} s) of {path.name} are used")
+            self.notes.append(
+                f"shot {number}: the first {legal[0]} frames ({seconds:g} s) of {path.name} are used"
+            )
         return frames[: legal[0]]
 
     def _length(self, clip: Frames) -> int:

@@ -35,7 +35,7 @@ class StageConfig:
 def single_shot(steps: int = 2400) -> StageConfig:
     """Stage 1: the single-shot base, its text with rotary positions."""
     stream = StreamConfig(scenes=24, frames=(4, 4, 8, 8, 12, 16), image=0.05)
-    return StageConfig("single", steps, stream, lr=1.5e-3, decay=0.15)
+    return StageConfig("single", steps, stream, lr=1.5e-3, decay=0.1)
 
 
 def lct(steps: int = 3000) -> StageConfig:

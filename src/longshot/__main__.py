@@ -1,0 +1,4 @@
+from longshot.cli import main
+
+if __name__ == "__main__":
+    main()

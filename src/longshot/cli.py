@@ -1,0 +1,618 @@
+"""The commands. Heavy imports live inside functions, so that `longshot --help` starts at once."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from longshot.errors import UserError
+
+if TYPE_CHECKING:
+    from longshot.bases.native import NativeBase
+    from longshot.lint import Finding
+    from longshot.sample.denoise import Sampling
+    from longshot.sample.plan import History, Plan
+    from longshot.sample.story import Story
+    from longshot.scene import Scene
+
+Mode = Literal["auto", "joint", "causal", "bidirectional"]
+FormatName = Literal[
+    "entitybench", "storymem", "holocine", "shotstream", "longlive", "echoshot", "cinetrans", "lines"
+]
+ScenePath = Annotated[Positional[Path], arg(metavar="SCENE", help="a scene file, YAML or JSON")]
+FilmPath = Annotated[Positional[Path], arg(metavar="FILM", help="a folder that `longshot sample` made")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to sample; what isn't given is the base's own good value."""
+
+    base: str = "tiny"
+    """`tiny`, or a weights file that `longshot train` wrote"""
+    steps: int | None = None
+    """solver steps a shot"""
+    guidance: float | None = None
+    """classifier-free guidance; 1 is none and halves the work"""
+    solver: Literal["euler", "heun"] = "euler"
+    shift: float | None = None
+    """shift of the noise levels towards noise"""
+    context_sigma: float = 0.1
+    """noise level at which history is held: 0.1 keeps detail, 0.5 keeps a long roll-out from drifting"""
+    window: int | None = None
+    """the most shots that see each other, the one being made included"""
+    device: str = "cpu"
+    seed: int | None = None
+    """instead of the scene's own"""
+    scale: int | None = None
+    """whole-number enlargement of the frames in the videos"""
+
+    def sampling(self, base: "NativeBase", reuse_steps: bool = False) -> "Sampling":
+        from longshot.sample.denoise import Sampling
+
+        spec = base.spec
+        return Sampling(
+            steps=spec.steps if self.steps is None else self.steps,
+            shift=spec.shift if self.shift is None else self.shift,
+            guidance=spec.guidance if self.guidance is None else self.guidance,
+            solver=self.solver,
+            reuse_steps=reuse_steps,
+        )
+
+    def open(self, causal: bool) -> "NativeBase":
+        from longshot.bases import load_base
+
+        return load_base(self.base, "causal" if causal else "bidirectional").to(self.device)
+
+
+# -- scene files --------------------------------------------------------------------------------------------------------
+def lint(scene: ScenePath, base: str = "tiny") -> int:
+    """Check a scene file: errors that stop a render, and warnings a director wants to know."""
+    from longshot.lint import lint_file
+
+    limits = _open_limits(base)
+    _, findings = lint_file(scene, limits, _unreadable)
+    for finding in findings:
+        print(finding.text(scene))
+    errors = sum(f.level == "error" for f in findings)
+    print(
+        f"{scene}: {errors} errors, {len(findings) - errors} warnings"
+        if findings
+        else f"{scene}: nothing to say"
+    )
+    return 1 if errors else 0
+
+
+def import_(
+    file: Annotated[Positional[Path], arg(metavar="FILE")],
+    format: FormatName,
+    out: Path,
+    index: int | None = None,
+) -> int:
+    """Turn a script of another project into a scene file; says what the scene can't hold.
+
+    Args:
+        file: the script; for longlive a folder.
+        format: what kind of script it is.
+        out: the scene file to write (.yaml).
+        index: which script, from 1, where a file holds several.
+    """
+    from longshot.formats import import_scene
+    from longshot.scene import save_scene
+
+    scene, left = import_scene(file, format, index=index)
+    save_scene(scene, out)
+    print(f"{out}: {len(scene.shots)} shots, {len(scene.characters)} characters")
+    _list("kept aside, since a scene has no place for it:", left)
+    return 0
+
+
+def export(scene: ScenePath, format: FormatName, out: Path) -> int:
+    """Write a scene as a script of another project; says what that format can't hold.
+
+    Args:
+        format: what kind of script to write.
+        out: the file (for longlive the folder) to write.
+    """
+    from longshot.formats import export_scene
+    from longshot.scene import load_scene
+
+    lost = export_scene(load_scene(scene), out, format)
+    print(f"{out}: written as {format}")
+    _list("not held by this format:", lost)
+    return 0
+
+
+# -- films --------------------------------------------------------------------------------------------------------------
+def sample(
+    scene: ScenePath,
+    out: Path,
+    mode: Mode = "auto",
+    given: tuple[str, ...] = (),
+    history: str = "recent",
+    reuse_steps: bool = False,
+    save_context: bool = False,
+    previews: bool = False,
+    options: Annotated[Options, arg(name="")] = Options(),
+) -> int:
+    """Make a scene into a film: scene.mp4, one video a shot, sheet.png, manifest.json. A stopped run goes on.
+
+    Args:
+        out: the folder to make.
+        mode: joint makes all shots at once; causal one by one with a KV cache; bidirectional one by one, recomputing the
+            history; auto is joint where the base's window holds all shots, else causal.
+        given: pictures or clips that stand for whole shots, as NUMBER=FILE; the other shots are made around them.
+        history: recent, relevant (shots with the same characters first), or which earlier shots each shot sees, as
+            "3:1 4:1,2" (shot 3 sees shot 1; shot 4 sees 1 and 2).
+        reuse_steps: keep the cache of the denoising step nearest context_sigma instead of running one more pass.
+        save_context: keep the KV cache in the folder, to branch from later.
+        previews: write preview.png into the folder after every step.
+    """
+    from longshot.sample.plan import autoregressive, together
+    from longshot.sample.story import tell
+    from longshot.scene import load_scene
+
+    story_file = load_scene(scene)
+    files = {number: Path(name) for number, name in map(_numbered, given)}
+    chosen = _mode_for(mode, story_file, options, len(files))
+    base = options.open(causal=chosen == "causal")
+    findings = _check(scene, base)
+    story = tell(story_file, base, scene.parent, files, options.seed)
+    window = options.window or base.spec.max_shots
+    if chosen == "joint":
+        plan = together(story.global_prompt, story.shots, options.context_sigma, window)
+    else:
+        plan = autoregressive(
+            story.global_prompt,
+            story.shots,
+            visibility="causal" if chosen == "causal" else "scene",
+            memory="cache" if chosen == "causal" else "recompute",
+            window=window,
+            history=_history(history, story),
+            context_sigma=options.context_sigma,
+        )
+    facts = {"mode": chosen, "outside_words": _outside(findings)}
+    _make(base, plan, story, scene, story_file, out, options, facts, reuse_steps, save_context, previews)
+    return 0
+
+
+def interpolate(
+    scene: ScenePath,
+    out: Path,
+    first: Path | None = None,
+    last: Path | None = None,
+    options: Annotated[Options, arg(name="")] = Options(),
+) -> int:
+    """Make the shots between a first and a last one. Ends that aren't given as files are made first, together.
+
+    Args:
+        out: the folder to make.
+        first: a picture or clip for the first shot.
+        last: a picture or clip for the last shot.
+    """
+    from longshot.sample.plan import Plan, Round
+    from longshot.sample.story import tell
+    from longshot.scene import load_scene
+
+    story_file = load_scene(scene)
+    if len(story_file.shots) < 3:
+        raise UserError(
+            f"{scene}: has {len(story_file.shots)} shots; interpolation needs a first, a last and one between"
+        )
+    files = {n: p for n, p in ((1, first), (len(story_file.shots), last)) if p is not None}
+    base = options.open(causal=False)
+    findings = _check(scene, base)
+    story = tell(story_file, base, scene.parent, files, options.seed)
+    ends = (story.place_of(1), story.place_of(len(story_file.shots)))
+    known = tuple(s.shot for s in story.shots if s.given is not None)
+    to_make = tuple(e for e in ends if e not in known)
+    rounds = [Round(to_make, known)] if to_make else []
+    between = tuple(s.shot for s in story.shots if s.shot not in (*known, *to_make))
+    rounds.append(Round(between, tuple(sorted({*known, *to_make}))))
+    plan = Plan(story.global_prompt, story.shots, tuple(rounds), "scene", "recompute", options.context_sigma)
+    facts = {"mode": "interpolate", "outside_words": _outside(findings)}
+    _make(base, plan, story, scene, story_file, out, options, facts)
+    return 0
+
+
+def compose(
+    scene: ScenePath,
+    out: Path,
+    identity: Path,
+    environment: Path,
+    swap: tuple[str, ...] = (),
+    options: Annotated[Options, arg(name="")] = Options(),
+) -> int:
+    """Join a person from one picture and a place from another; then swap the person and go on.
+
+    Args:
+        out: the folder to make.
+        identity: a picture (or a clip, whose first frame counts) of the person.
+        environment: a picture of the place.
+        swap: another person's picture from a shot on, as NUMBER=FILE.
+    """
+    from longshot.sample.compose import composition
+    from longshot.sample.story import tell
+    from longshot.scene import load_scene
+
+    story_file = load_scene(scene)
+    base = options.open(causal=False)
+    findings = _check(scene, base)
+    story = tell(story_file, base, scene.parent, seed=options.seed)
+    people = {1: identity} | {number: Path(name) for number, name in map(_numbered, swap)}
+    window = options.window or base.spec.max_shots
+    plan, story = composition(base, story, people, environment, window, options.context_sigma)
+    facts = {"mode": "compose", "outside_words": _outside(findings)}
+    _make(base, plan, story, scene, story_file, out, options, facts)
+    return 0
+
+
+def reshoot(
+    film: FilmPath,
+    shot: int,
+    prompt: str | None = None,
+    take: int | None = None,
+    options: Annotated[Options, arg(name="")] = Options(),
+) -> int:
+    """Make one shot of a film again, between the shots on both sides. The take it replaces is kept in takes/.
+
+    Args:
+        shot: its number in the scene.
+        prompt: other words for it.
+        take: which take; the next one if not given.
+    """
+    from longshot.sample.film import FilmFolder
+    from longshot.sample.make import film_to_continue
+    from longshot.sample.plan import nearest, together
+    from longshot.sample.plan import reshoot as again
+
+    base = options.open(causal=False)
+    manifest, shots, names, numbers = film_to_continue(film, base)
+    if shot not in numbers:
+        raise UserError(
+            f"{film}: has no shot {shot}; its shots are {', '.join(str(n) for n in numbers if n)}"
+        )
+    place = numbers.index(shot) + 1
+    if prompt is not None and shots[place - 1].prompt.startswith("[SHOT CUT]"):
+        prompt = f"[SHOT CUT] {prompt}"
+    new = again(shots, place, prompt, shots[place - 1].noise[2] + 1 if take is None else take)
+    seen = nearest(len(new), place, options.window or base.spec.max_shots)
+    plan = together(str(manifest.get("global_prompt", "")), new, options.context_sigma, seen=seen)
+    FilmFolder(film).keep_take(names[place - 1])
+    _remake(base, plan, names, numbers, film, manifest, options)
+    return 0
+
+
+def extend(
+    film: FilmPath,
+    prompt: tuple[str, ...],
+    frames: int | None = None,
+    cut: bool = False,
+    mode: Literal["causal", "bidirectional"] = "causal",
+    options: Annotated[Options, arg(name="")] = Options(),
+) -> int:
+    """Go on from the end of a film: one new segment a prompt, without a cut unless asked for.
+
+    Args:
+        prompt: what happens in each new segment.
+        frames: how long each is.
+        cut: begin each with a cut.
+        mode: with a KV cache, or recomputing the history.
+    """
+    from longshot.sample.film import FilmFolder
+    from longshot.sample.make import continued, film_to_continue, names_for
+    from longshot.sample.plan import autoregressive
+
+    base = options.open(causal=mode == "causal")
+    manifest, shots, _, numbers = film_to_continue(film, base)
+    prompts = [f"[SHOT CUT] {p}" if cut else p for p in prompt]
+    shots, numbers = continued(base, shots, numbers, prompts, frames)
+    plan = autoregressive(
+        str(manifest.get("global_prompt", "")),
+        shots,
+        visibility="causal" if mode == "causal" else "scene",
+        memory="cache" if mode == "causal" else "recompute",
+        window=options.window or base.spec.max_shots,
+        context_sigma=options.context_sigma,
+    )
+    contexts = FilmFolder(film).load_contexts(options.sampling(base).branches) if mode == "causal" else None
+    _remake(base, plan, names_for(numbers), numbers, film, manifest, options, contexts)
+    return 0
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------------
+def plan(scene: ScenePath, base: str = "tiny", mode: Mode = "auto") -> int:
+    """Say what a scene costs before anything is made: tokens, parameters, FLOPs, memory, cache, predicted time.
+
+    Args:
+        base: tiny, native-3b, or a weights file.
+        mode: as in `longshot sample`.
+    """
+    from longshot.sample.forecast import forecast_scene, lines
+    from longshot.scene import load_scene
+
+    print("\n".join(lines(forecast_scene(load_scene(scene), base, mode))))
+    return 0
+
+
+def bases() -> int:
+    """List the bases and what each can do."""
+    from longshot.bases.native import PRESETS
+
+    for make in PRESETS.values():
+        spec = make().spec
+        shipped = "ships with longshot" if spec.name == "tiny" else "a preset to train: no weights ship"
+        width, height = spec.size
+        print(
+            f"{spec.name}: {width}x{height} at {spec.fps} fps, shots of {spec.stride[0]}n+{spec.frame_offset} frames up to "
+            f"{spec.max_frames}, {spec.max_shots} shots a window; {spec.licence}; {shipped}"
+        )
+    return 0
+
+
+def train(
+    world: Annotated[Positional[Literal["puppets"]], arg(metavar="WORLD")],
+    out: Path,
+    stage: Literal["all", "single", "lct", "causal"] = "all",
+    steps: int | None = None,
+    init: Path | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+    checkpoint_seconds: float = 180,
+) -> int:
+    """Train the tiny base: single shots, then Long Context Tuning, then the context-causal fine-tune. A stopped run goes on.
+
+    On several processes: torchrun --nproc-per-node 2 -m longshot train puppets --out DIR
+
+    Args:
+        world: what to train on.
+        out: the run's folder, with one folder a stage in it.
+        stage: one stage, or all of them in order.
+        steps: of this stage, instead of the recipe's.
+        init: weights to start from; a stage otherwise starts from the stage before it in the same folder.
+        workers: processes that draw scenes ahead.
+        checkpoint_seconds: how often the state is saved.
+    """
+    from longshot.train.stages import train_puppets
+
+    train_puppets(out, stage, steps, init, workers, device, checkpoint_seconds)
+    return 0
+
+
+def eval_(
+    world: Annotated[Positional[Literal["puppets"]], arg(metavar="WORLD")],
+    out: Path,
+    scenes: int = 50,
+    seed: int = 0,
+    tasks: tuple[str, ...] = (),
+    bidirectional: str = "tiny",
+    causal: str = "tiny",
+) -> int:
+    """Score the tiny base against the puppet world's ground truth, a wrong-condition control and chance: scores.json.
+
+    Args:
+        world: what to score on.
+        out: the folder to write.
+        scenes: held-out scenes a task.
+        seed: which held-out scenes.
+        tasks: some tasks only; all when none are named.
+        bidirectional: weights for full attention.
+        causal: weights for context-causal attention.
+    """
+    from longshot.bases import load_base
+    from longshot.eval.puppets import EvalConfig, evaluate
+    from longshot.eval.report import write
+
+    config = EvalConfig(scenes=scenes, seed=seed, **({"tasks": tasks} if tasks else {}))
+    scores = evaluate(load_base(bidirectional), load_base(causal, "causal"), config, _say)
+    write(scores, out)
+    print(f"{out / 'scores.json'}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "lint": lint,
+    "plan": plan,
+    "import": import_,
+    "export": export,
+    "sample": sample,
+    "extend": extend,
+    "interpolate": interpolate,
+    "compose": compose,
+    "reshoot": reshoot,
+    "train": train,
+    "eval": eval_,
+    "bases": bases,
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs one command; exits with 2 for bad input (one line says what), 130 when it was stopped."""
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=args, prog="longshot", description=__doc__)
+    except UserError as error:
+        print(f"longshot: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print(
+            "longshot: stopped; what was finished is on disk, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 1
+    sys.exit(code)
+
+
+# -- pieces of the commands ---------------------------------------------------------------------------------------------
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _list(heading: str, items: Sequence[str]) -> None:
+    if items:
+        print(heading)
+    for item in items:
+        print(f"  {item}")
+
+
+def _open_limits(base: str):
+    from longshot.bases import load_base
+    from longshot.bases.native import PRESETS, limits_of
+
+    return limits_of(PRESETS[base]().spec) if base in PRESETS else load_base(base).limits()
+
+
+def _unreadable(path: Path) -> str | None:
+    """What is wrong with a reference file, or None."""
+    from longshot.video import is_picture, probe, read_image
+
+    try:
+        if is_picture(path):
+            read_image(path)
+        else:
+            probe(path)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _check(path: Path, base: "NativeBase") -> "list[Finding]":
+    """Lints before rendering: warnings are shown, errors stop."""
+    from longshot.lint import lint_file
+
+    _, findings = lint_file(path, base.limits(), _unreadable)
+    for finding in findings:
+        if finding.level == "warning":
+            print(finding.text(path))
+    errors = [f for f in findings if f.level == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more; `longshot lint` lists them)" if len(errors) > 1 else ""
+        raise UserError(errors[0].text(path) + more)
+    return findings
+
+
+def _outside(findings: "Sequence[Finding]") -> list[str]:
+    return [f"{f.field}: {f.message}" for f in findings if "outside" in f.message]
+
+
+def _numbered(text: str) -> tuple[int, str]:
+    number, equals, name = text.partition("=")
+    if not equals or not number.isdigit():
+        raise UserError(f"{text!r}: write NUMBER=FILE, for example 1=first.png")
+    return int(number), name
+
+
+def _mode_for(
+    mode: Mode, scene: "Scene", options: Options, num_given: int
+) -> Literal["joint", "causal", "bidirectional"]:
+    """What `auto` stands for, said aloud."""
+    from longshot.bases.native import TINY_SPEC
+
+    if mode != "auto":
+        return mode
+    images = sum(r.role != "video" for s in scene.shots for r in s.references)
+    total, window = len(scene.shots) + images, options.window or TINY_SPEC.max_shots
+    if total <= window:
+        return "joint"
+    _say(
+        f"{total} shots and images are more than the window of {window}: going one by one, each seeing the last {window - 1}"
+    )
+    return "bidirectional" if num_given else "causal"
+
+
+def _history(text: str, story: "Story") -> "History | dict[int, list[int]]":
+    if text == "recent" or text == "relevant":
+        return text
+    chosen: dict[int, list[int]] = {}
+    for part in text.split():
+        shot, colon, seen = part.partition(":")
+        numbers = [shot, *filter(None, seen.split(","))]
+        if not colon or not all(n.isdigit() for n in numbers):
+            raise UserError(
+                f"history {part!r}: write SHOT:SHOT,SHOT for example 4:1,2; or recent; or relevant"
+            )
+        place, *rest = (story.place_of(int(n)) for n in numbers)
+        chosen[place] = rest
+    return chosen
+
+
+def _make(
+    base: "NativeBase",
+    plan: "Plan",
+    story: "Story",
+    path: Path,
+    scene: "Scene",
+    out: Path,
+    options: Options,
+    facts: dict,
+    reuse_steps: bool = False,
+    save_context: bool = False,
+    previews: bool = False,
+) -> None:
+    """Runs a plan made from a scene file."""
+    from longshot.sample.make import Order, names_for
+
+    for note in story.notes:
+        print(note)
+    facts = {"title": scene.title or path.stem, "scene": scene.model_dump(mode="json"), **facts}
+    order = Order(
+        plan=plan,
+        sampling=options.sampling(base, reuse_steps),
+        names=names_for(story.numbers),
+        numbers=tuple(story.numbers),
+        facts=facts,
+        scale=options.scale or base.spec.display_scale,
+        save_context=save_context,
+    )
+    _run(base, order, out, options, previews=previews)
+
+
+def _remake(
+    base: "NativeBase",
+    plan: "Plan",
+    names: Sequence[str],
+    numbers: Sequence[int | None],
+    film: Path,
+    manifest: dict,
+    options: Options,
+    contexts=None,
+) -> None:
+    """Runs a plan made from a finished film, in its folder."""
+    from longshot.sample.make import Order
+
+    facts = {key: manifest[key] for key in ("title", "scene", "mode", "outside_words") if key in manifest}
+    order = Order(
+        plan=plan,
+        sampling=options.sampling(base),
+        names=tuple(names),
+        numbers=tuple(numbers),
+        facts=facts,
+        scale=options.scale or base.spec.display_scale,
+        save_context=contexts is not None,
+    )
+    _run(base, order, film, options, contexts)
+
+
+def _run(
+    base: "NativeBase", order, out: Path, options: Options, contexts=None, previews: bool = False
+) -> None:
+    from longshot.sample.make import make_film
+    from longshot.sample.progress import Progress
+
+    with Progress(base, order, out if previews else None) as progress:
+        make_film(
+            base,
+            order,
+            out,
+            base.fingerprint(),
+            device=options.device,
+            contexts=contexts,
+            on_step=progress.step,
+            on_shot=progress.shot,
+        )
+    print(f"{out / 'scene.mp4'}  {out / 'sheet.png'}  {out / 'manifest.json'}")
