@@ -1,5 +1,6 @@
 """Scene files: what they say, the prompts made of them, and the one clear line for each mistake."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,13 @@ def test_a_scene_renders_to_the_two_tier_prompts_of_the_paper(tmp_path: Path):
         "[SHOT CUT] Character 1 sits by the window.",
         "Character 1 looks up and smiles.",
     ]
+
+
+def test_the_example_in_the_docs_renders_as_the_docs_say():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "scene-file.md").read_text()
+    example, prompts = re.search(r"```yaml\n(.*?)```.*?```\n(.*?)```", page, re.DOTALL).groups()
+    scene = parse_scene(parse_yaml(example, "docs"))
+    assert [scene.global_prompt(), *scene.shot_prompts()] == prompts.splitlines()
 
 
 def test_parts_that_are_not_given_leave_no_empty_tag():

@@ -287,6 +287,14 @@ def test_a_new_look_is_written_into_the_definitions():
     assert lost == []
 
 
+def test_what_was_kept_for_another_format_is_named_as_lost():
+    scene, _ = story()
+    assert {"what was kept from storymem", "where one scene of the story ends and the next begins"} <= set(
+        reread(scene, "holocine", "x.json")[1]
+    )
+    assert reread(scene, "entitybench", "x.json")[1] == ["what was kept from storymem"]
+
+
 def test_shots_that_are_added_stay_in_the_scene_of_the_shot_before():
     scene, _ = story()
     scene.shots.insert(2, Shot(prompt="Character 1 smiles.", cut=False))

@@ -149,14 +149,22 @@ def not_held(scene: Scene, again: Scene, format: str) -> list[str]:
         pairs = enumerate(zip(scene.shots, again.shots, strict=True), start=1)
         if changed := [k for k, (shot, other) in pairs if _differs(shot, other, name)]:
             lost.append(f"{name} of {shot_numbers(changed)}")
-    kept = {key for thing in (scene, *scene.shots) for key in thing.extra} - {format}
-    shared = {key for thing in (again, *again.shots) for key in thing.extra}
-    return lost + [f"what was kept from {key}" for key in sorted(kept - shared)]
+    return lost + [
+        _KEPT.get(key, f"what was kept from {key}")
+        for key in sorted(_kept_keys(scene) - _kept_keys(again) - {format, "shot"})
+    ]
 
 
 def shot_numbers(numbers: list[int]) -> str:
     """Return `shot 3` or `shots 1, 2, 5`."""
     return f"shot{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+_KEPT = {"scene": "where one scene of the story ends and the next begins"}
+
+
+def _kept_keys(scene: Scene) -> set[str]:
+    return {key for thing in (scene, *scene.shots) for key in thing.extra}
 
 
 def _differs(one: Scene | Shot, other: Scene | Shot, name: str) -> bool:
