@@ -251,9 +251,9 @@ def test_words_outside_the_world_of_a_base_are_named_shot_by_shot_without_the_na
     scene = scene_of("Character 1 sees a dragon.", "Mia meets Character 1.")
     scene.environment = "a castle"
     warnings = told(scene, "warning", limits=LIMITS)
-    assert [finding for finding in warnings if "does not know" in finding] == [
-        "environment: the global prompt uses words that tiny does not know: castle",
-        "shot 1, prompt: shot 1 uses words that tiny does not know: dragon",
+    assert [finding for finding in warnings if "outside the world" in finding] == [
+        "environment: the global prompt uses words outside the world of tiny: castle",
+        "shot 1, prompt: shot 1 uses words outside the world of tiny: dragon",
     ]
 
 

@@ -409,7 +409,7 @@ class _Check:
             return
         names = {word.lower() for one in self.scene.characters for word in _WORD.findall(one.name)}
         if words := [word for word in self.limits.outside_words(text) if word.lower() not in names]:
-            message = f"{name} uses words that {self.limits.name} does not know: {', '.join(words)}"
+            message = f"{name} uses words outside the world of {self.limits.name}: {', '.join(words)}"
             yield self.found("warning", where, message)
 
     def unknown_characters(self, text: str, where: Where) -> Iterator[Finding]:
