@@ -1,20 +1,40 @@
 """Attention over a packed `Layout`: the only place that calls a kernel.
 
 `prefix` is the fast path: a loop over blocks in which every query sees every key, so no mask exists. `dense` (a boolean mask)
-and `flex` (block-sparse, from the same predicate) are its references and must agree with it.
+and `flex` (block-sparse, from the same predicate) are its references and must agree with it. A `SplitKernel` attends over a
+sequence whose rows lie on several processes.
 """
 
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from longshot.layout import PADDING, Layout, Visibility
+from longshot.layout import PADDING, Layout, Span, Visibility
 
-Kernel = Literal["prefix", "dense", "flex"]
+
+@runtime_checkable
+class SplitKernel(Protocol):
+    """Attention over a sequence of which every process holds only some rows; see `longshot.train.parallel.Ulysses`."""
+
+    def span(self, rows: int) -> Span:
+        """The rows of a sequence that this process holds."""
+        ...
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, visibility: Visibility) -> Tensor:
+        """What `attend` returns for the rows that this process holds, given its rows of q, k and v."""
+        ...
+
+    def join(self, rows: Tensor, is_wanted: Bool[np.ndarray, " tokens"]) -> Tensor:
+        """The wanted rows of the whole sequence, given those of them that this process holds."""
+        ...
+
+
+Kernel = Literal["prefix", "dense", "flex"] | SplitKernel
 
 
 def attend(
@@ -29,6 +49,8 @@ def attend(
 
     Rows follow `layout.queries` and `layout.keys`. Raises ValueError for a kernel that doesn't exist.
     """
+    if not isinstance(kernel, str):
+        return kernel.attend(q, k, v, layout, visibility)
     if kernel == "prefix":
         return _prefix(q, k, v, layout, visibility)
     if kernel == "dense":

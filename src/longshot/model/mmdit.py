@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from longshot.layout import Group, Layout, RopeMode, Visibility
+from longshot.layout import Group, Layout, RopeMode, Span, Visibility
 from longshot.model.attention import Kernel, attend
 from longshot.model.context import Context, Memory, join_past
 from longshot.model.rope import rotate, rotations, split_axes
@@ -105,11 +106,16 @@ class Stream(nn.Module):
 
 @dataclass(frozen=True)
 class Route:
-    """What a forward pass derives from its layout once and hands to every block, as tensors on the right device."""
+    """What a forward pass derives from its layout once and hands to every block, as tensors on the right device.
+
+    With a `SplitKernel`, all but `layout` is about the rows that this process holds.
+    """
 
     layout: Layout
     visibility: Visibility
     kernel: Kernel
+    text_rows: slice  # which rows of text and of z are computed here: all, unless the kernel splits the sequence
+    video_rows: slice
     interleave: Tensor  # where each sequence token comes from in concat([text, video])
     scatter: Tensor  # the inverse: where each of concat([text, video]) went
     group_of_text: Tensor
@@ -181,8 +187,8 @@ class TextRefiner(nn.Module):
         self.blocks = nn.ModuleList(Stream(config, modulated=False) for _ in range(config.text_depth))
 
     def forward(
-        self, prompts: Sequence[Float[Tensor, "tokens text_dim"]]
-    ) -> list[Float[Tensor, "tokens width"]]:
+        self, prompts: Sequence[Float[Tensor, "_ text_dim"]]
+    ) -> list[Float[Tensor, "_ width"]]:
         """The features of each prompt; a prompt never sees another one."""
         weight = self.embed.weight
         layout = Layout(tuple((Group(1, len(p), (0, 0, 0)),) for p in prompts))
@@ -230,6 +236,12 @@ class MMDiT(nn.Module):
         for module in (self.last_modulation, self.head):
             nn.init.zeros_(module.weight)
 
+    def encode_text(
+        self, prompts: Sequence[Float[Tensor, "_ text_dim"]]
+    ) -> list[Float[Tensor, "_ width"]]:
+        """The features of each prompt: `text_refiner`, as a method that a sharded network can be entered by."""
+        return self.text_refiner(prompts)
+
     def condition(self, sigma: Float[Tensor, " groups"]) -> Float[Tensor, "groups cond"]:
         """The embedding of each group's noise level."""
         frequency = torch.exp(torch.arange(SINUSOIDS // 2, device=sigma.device) * (-8.0 / (SINUSOIDS // 2)))
@@ -245,23 +257,35 @@ class MMDiT(nn.Module):
             return torch.from_numpy(column).to(device)
 
         rows = len(layout.queries)
-        interleave = tensor(layout.interleave)
+        held = Span(0, rows) if isinstance(kernel, str) else kernel.span(rows)
+        if held != Span(0, rows) and (layout.pad or any(layout.past)):
+            raise ValueError("a sequence with padding or remembered groups can't be split over processes")
+        num_text, is_text = layout.num_text, layout.queries.is_text
+        t0, t1 = (int(is_text[:edge].sum()) for edge in (held.start, held.stop))
+        v0, v1 = held.start - t0, min(held.stop - t1, layout.num_video)
+        source = layout.interleave[held.slice]
+        interleave = tensor(np.where(source < num_text, source - t0, source - num_text - v0 + t1 - t0))
         scatter = torch.empty_like(interleave)
         scatter[interleave] = torch.arange(len(interleave), device=device)
         if layout.pad:  # padding repeats the first row: nothing ever reads it back
             interleave = torch.cat([interleave, interleave.new_zeros(layout.pad)])
         axes = split_axes(self.config.head_dim)
-        scenes = layout.queries.scene[: rows - layout.pad]
+        scenes = layout.queries.scene[: rows - layout.pad][held.slice]
+        position = layout.queries.position[held.slice]
         return Route(
             layout=layout,
             visibility=visibility,
             kernel=kernel,
+            text_rows=slice(t0, t1),
+            video_rows=slice(v0, v1),
             interleave=interleave,
             scatter=scatter,
-            group_of_text=tensor(layout.group_of_text),
-            group_of_video=tensor(layout.group_of_video),
-            q_rotation=rotations(tensor(layout.queries.position), axes, self.config.theta),
-            k_rotation=rotations(tensor(layout.keys.position), axes, self.config.theta),
+            group_of_text=tensor(layout.group_of_text[t0:t1]),
+            group_of_video=tensor(layout.group_of_video[v0:v1]),
+            q_rotation=rotations(tensor(position), axes, self.config.theta),
+            k_rotation=rotations(
+                tensor(layout.keys.position if any(layout.past) else position), axes, self.config.theta
+            ),
             lengths=tuple(int((scenes == s).sum()) for s in range(len(layout.scenes))),
         )
 
@@ -287,6 +311,8 @@ class MMDiT(nn.Module):
                 f"the layout has {layout.num_video} video tokens, {layout.num_text} text tokens and {len(layout.groups)} "
                 f"groups; got {len(z)}, {len(text)} and {len(sigma)}"
             )
+        if keep is not None and not isinstance(kernel, str):
+            raise ValueError("keys and values that are split over processes can't be kept")
         past = past or [Context()] * len(layout.scenes)
         if [len(c.groups) for c in past] != list(layout.past):
             raise ValueError(
@@ -294,8 +320,8 @@ class MMDiT(nn.Module):
             )
         route = self.route(layout, visibility, kernel)
         cond = self.condition(sigma)
-        video = self.embed(z.to(self.embed.weight.dtype))
-        text = text.to(video.dtype)
+        video = self.embed(z[route.video_rows].to(self.embed.weight.dtype))
+        text = text[route.text_rows].to(video.dtype)
         for i, block in enumerate(self.blocks):
             layer_past = [c.layer(i) if c.memories else None for c in past]
             if self.recompute_activations and torch.is_grad_enabled():
@@ -309,7 +335,8 @@ class MMDiT(nn.Module):
         shift, scale = (
             self.last_modulation(F.silu(cond)).index_select(0, route.group_of_video).chunk(2, dim=-1)
         )
-        return self.head((layer_norm(video) * (1 + scale) + shift).to(video.dtype))
+        out = self.head((layer_norm(video) * (1 + scale) + shift).to(video.dtype))
+        return out if isinstance(kernel, str) else kernel.join(out, ~layout.queries.is_text)
 
 
 def memories_from(

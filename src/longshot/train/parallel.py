@@ -1,11 +1,31 @@
-"""Training on several processes: functions over a model that doesn't know."""
+"""Training on several processes: functions over a model that doesn't know.
+
+Three ways, which add up. Each leaves the loss as it is and gradients that are parts of a *sum*, so they combine freely:
+- `Ranks`: every process has the whole network and some of a step's scenes (data parallel);
+- `shard_parameters`: every process stores a slice of each weight and gathers a block's weights when it needs them (FSDP2);
+- `Ulysses`: every process has some rows of each scene's token sequence outside attention, and some heads inside it.
+"""
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from longshot.errors import UserError
+from longshot.layout import Layout, Span, Visibility
+from longshot.model.attention import Kernel, attend
+from longshot.model.mmdit import MMDiT
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True)
@@ -34,12 +54,136 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def any(self, value: bool) -> bool:
+        """Whether it is true on any rank."""
+        return value if self.count == 1 else bool(self.sum(torch.tensor(float(value))).item())
+
     def sum_gradients(self, network: nn.Module) -> None:
         """Replaces every gradient by its sum over ranks, in one message."""
-        if self.count == 1:
-            return
-        grads = [p.grad for p in network.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in grads])
-        dist.all_reduce(flat)
-        for g, summed in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-            g.copy_(summed.view_as(g))
+        if self.count > 1:
+            sum_gradients(network)
+
+
+def sum_gradients(network: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Replaces every gradient by its sum over a process group, in one message."""
+    grads = [p.grad for p in network.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat, group=group)
+    for g, summed in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        g.copy_(summed.view_as(g))
+
+
+# -- sharded weights ----------------------------------------------------------------------------------------------------
+def shard_parameters(network: MMDiT, mesh: "DeviceMesh | None" = None, dtype: torch.dtype | None = None) -> None:
+    """Makes every process of the mesh (all, by default) store a slice of each weight (FSDP2), block by block.
+
+    Gradients become slices of the sum over processes, so each one's loss is its share of the whole. dtype: what weights are
+    gathered in; gradients are then summed in fp32.
+    """
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    # Noise levels must not be rounded to bf16 on the way in: 1000 sigma is the argument of a cosine.
+    policy = MixedPrecisionPolicy(dtype, torch.float32 if dtype else None, cast_forward_inputs=False)
+    for module in (network.text_refiner, *network.blocks, network):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+        assert isinstance(module, FSDPModule)
+        module.set_gradient_divide_factor(1.0)  # FSDP2 would take the mean over processes
+        module.set_force_sum_reduction_for_comms(True)
+    register_fsdp_forward_method(network, "encode_text")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with its slices from all processes joined; every one of them must ask. A plain tensor comes back as it is."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+# -- context parallelism ------------------------------------------------------------------------------------------------
+class _Exchange(torch.autograd.Function):
+    """All-to-all of rows: sends `sends[r]` rows to process r and receives `receives[r]` from it. Its gradient goes back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, sends: list[int], receives: list[int], group: dist.ProcessGroup | None) -> Tensor:
+        ctx.way_back = receives, sends, group
+        out = x.new_empty(sum(receives), *x.shape[1:])
+        dist.all_to_all_single(out, x.contiguous(), receives, sends, group=group)
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        return _Exchange.apply(grads[0], *ctx.way_back), None, None, None
+
+
+class _Join(torch.autograd.Function):
+    """All processes' rows, in order. The loss over them is computed on each, so each takes its own rows of the gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, lengths: list[int], rank: int, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.own = slice(sum(lengths[:rank]), sum(lengths[: rank + 1]))
+        out = x.new_empty(sum(lengths), *x.shape[1:])
+        copies = x.repeat(len(lengths), *[1] * (x.ndim - 1))
+        dist.all_to_all_single(out, copies, lengths, [len(x)] * len(lengths), group=group)
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        return grads[0][ctx.own], None, None, None
+
+
+@dataclass(frozen=True)
+class Ulysses:
+    """Context parallelism as an attention kernel (DeepSpeed-Ulysses): `base.kernel = Ulysses(group)`, and nothing else.
+
+    Outside attention each process computes an equal run of the packed sequence's rows; inside, all rows of its share of the
+    heads, through two all-to-alls, so `inner` sees whole scenes and each of its blocks stays free of masks. A network so run
+    still takes whole inputs and returns whole outputs. Every process must be given the same ones; its gradients are the part
+    that flows through its own rows, and their sum over the group is the gradient (`sum_gradients`).
+    """
+
+    group: dist.ProcessGroup | None = None
+    inner: Kernel = "prefix"
+
+    @cached_property
+    def rank(self) -> int:
+        return dist.get_rank(self.group)
+
+    @cached_property
+    def count(self) -> int:
+        return dist.get_world_size(self.group)
+
+    def spans(self, rows: int) -> list[Span]:
+        """The rows of each process; their numbers differ by one at most."""
+        return [Span(a, b) for a, b in pairwise(rows * r // self.count for r in range(self.count + 1))]
+
+    def span(self, rows: int) -> Span:
+        return self.spans(rows)[self.rank]
+
+    def attend(
+        self,
+        q: Float[Tensor, "rows heads dim"],
+        k: Float[Tensor, "rows heads dim"],
+        v: Float[Tensor, "rows heads dim"],
+        layout: Layout,
+        visibility: Visibility,
+    ) -> Float[Tensor, "rows heads dim"]:
+        """Attention for this process's rows. Raises UserError when the heads can't be shared out evenly."""
+        if q.shape[1] % self.count:
+            raise UserError(
+                f"{q.shape[1]} heads can't be shared by {self.count} context-parallel processes; use a number that divides them"
+            )
+        own = [len(q)] * self.count
+        each = [span.stop - span.start for span in self.spans(len(layout.queries))]
+        packed = rearrange(
+            torch.stack([q, k, v]), "qkv rows (ranks heads) dim -> (ranks rows) qkv heads dim", ranks=self.count
+        )
+        all_rows = _Exchange.apply(packed, own, each, self.group)
+        out = attend(*all_rows.unbind(1), layout, visibility, self.inner)
+        back = _Exchange.apply(out, each, own, self.group)
+        return rearrange(back, "(ranks rows) heads dim -> rows (ranks heads) dim", ranks=self.count)
+
+    def join(
+        self, rows: Float[Tensor, "rows channels"], is_wanted: Bool[np.ndarray, " tokens"]
+    ) -> Float[Tensor, "wanted channels"]:
+        lengths = [int(is_wanted[span.slice].sum()) for span in self.spans(len(is_wanted))]
+        return _Join.apply(rows, lengths, self.rank, self.group)

@@ -7,16 +7,16 @@ import numpy as np
 from jaxtyping import UInt8
 from torch.utils.data import DataLoader, Dataset
 
-from longshot.puppets.world import draw_scene
 from longshot.puppets.render import render
 from longshot.puppets.words import caption, single_caption
+from longshot.puppets.world import draw_scene
 
 
 @dataclass(frozen=True)
 class Example:
     """One training scene: the frames of each shot, the global prompt ("" for none) and a prompt a shot."""
 
-    shots: tuple[UInt8[np.ndarray, "frames height width 3"], ...]
+    shots: tuple[UInt8[np.ndarray, "_ height width 3"], ...]
     global_prompt: str
     prompts: tuple[str, ...]
 

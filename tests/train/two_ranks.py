@@ -1,0 +1,138 @@
+"""What each of two processes does in `test_parallel.py`: a file of its own, so that a process starts without pytest."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from longshot.bases.native import TINY_SPEC, NativeBase, NativeConfig
+from longshot.errors import UserError
+from longshot.layout import GLOBAL, VISIBILITIES, Visibility
+from longshot.model.mmdit import MMDiTConfig
+from longshot.train.config import StageConfig
+from longshot.train.loop import Trainer, batch_loss, collate, draw_noise
+from longshot.train.parallel import Ranks, Ulysses, shard_parameters, sum_gradients, whole
+from longshot.train.puppets import PuppetSteps, StreamConfig
+
+STREAM = StreamConfig(scenes=3, single=0.3, shots=(2, 3), frames=(4, 8), drop_global=0.3)
+STAGE = StageConfig("test", steps=4, stream=STREAM, warmup=1, lr=1e-3)
+STEP = 3
+
+Result = dict[str, Tensor]  # "loss", and the gradient of every weight
+
+
+class DoubleBase(NativeBase):
+    """The native base in float64, so that rounding can't hide a missing gradient."""
+
+    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None):
+        return self.network(z, text, sigma, layout, visibility, past, self.kernel, keep)
+
+
+def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase:
+    """A small network in which no gate is closed."""
+    sizes = MMDiTConfig(TINY_SPEC.channels, text_dim=128, width=48, depth=2, heads=heads, cond_width=12, predicts="velocity")
+    base = (DoubleBase if dtype == torch.float64 else NativeBase).fresh(NativeConfig(replace(TINY_SPEC, name="small"), sizes))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in base.network.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=generator))
+    base.network.to(dtype)
+    return base
+
+
+def loss_and_gradients(base: NativeBase, visibility: Visibility = "scene", ranks: Ranks | None = None) -> Result:
+    """This process's part of the loss and gradients of one step: that of its share of the step's scenes."""
+    ranks = ranks or Ranks()
+    batch = collate(base, PuppetSteps(STREAM, STAGE.seed, ranks.rank, ranks.count)[STEP])
+    indices = range(ranks.rank, STREAM.scenes, ranks.count)
+    sigma, eps = draw_noise(batch.layout, base.spec.channels, STAGE, STEP, indices)
+    loss, _ = batch_loss(base, batch, sigma, eps, visibility)
+    num_shots = torch.tensor(float(sum(g.shot != GLOBAL for g in batch.layout.groups)))
+    loss = loss * (num_shots / ranks.sum(num_shots))
+    loss.backward()
+    ranks.sum_gradients(base.network)
+    return {"loss": ranks.sum(loss.detach())} | gradients(base)
+
+
+def gradients(base: NativeBase) -> Result:
+    return {name: whole(p.grad) for name, p in base.network.named_parameters() if p.grad is not None}
+
+
+# -- what runs on two ranks ---------------------------------------------------------------------------------------------
+def data_parallel(rank: int) -> Result:
+    return loss_and_gradients(small_base(), ranks=Ranks(rank, 2))
+
+
+def sharded(rank: int) -> Result:
+    base = small_base()
+    shard_parameters(base.network)
+    assert base.network.head.weight.to_local().numel() < base.network.head.weight.numel()
+    ranks = Ranks(rank, 2)
+    ranks_without_sum = _Shared(ranks.rank, ranks.count)
+    return loss_and_gradients(base, ranks=ranks_without_sum)
+
+
+class _Shared(Ranks):
+    """Ranks whose gradients are summed already, by FSDP."""
+
+    def sum_gradients(self, network) -> None:
+        pass
+
+
+def context_parallel(visibility: Visibility, inner: str, recompute: bool = False) -> Callable[[int], Result]:
+    def job(rank: int) -> Result:
+        base = small_base()
+        base.kernel = Ulysses(inner=inner)
+        base.network.recompute_activations = recompute
+        result = loss_and_gradients(base, visibility)
+        sum_gradients(base.network)
+        return {"loss": result["loss"]} | gradients(base)
+
+    return job
+
+
+def context_parallel_sharded(rank: int) -> Result:
+    base = small_base()
+    base.kernel = Ulysses()
+    shard_parameters(base.network)
+    return loss_and_gradients(base, "causal")
+
+
+def three_heads(rank: int) -> Result:
+    base = small_base(heads=3)
+    base.kernel = Ulysses()
+    try:
+        loss_and_gradients(base)
+    except UserError as error:
+        return {"message": torch.tensor(list(str(error).encode()))}
+    return {}
+
+
+def trainer(folder: Path) -> Callable[[int], Result]:
+    def job(rank: int) -> Result:
+        made = Trainer(small_base(torch.float32), STAGE, folder / "two", Ranks(rank, 2))
+        made.run(workers=0, until=2)
+        return dict(made.base.network.state_dict())
+
+    return job
+
+
+def main(rank: int, folder: Path) -> None:
+    """Runs every job as one of two ranks, and saves what it returned."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    jobs: dict[str, Callable[[int], Result]] = {
+        "data": data_parallel,
+        "sharded": sharded,
+        "context sharded": context_parallel_sharded,
+        "context recomputed": context_parallel("scene", "prefix", recompute=True),
+        "three heads": three_heads,
+        "trainer": trainer(folder),
+    }
+    jobs |= {f"context {v}": context_parallel(v, "prefix") for v in VISIBILITIES}
+    jobs["context dense"] = context_parallel("causal", "dense")
+    torch.save({name: job(rank) for name, job in jobs.items()}, folder / f"{rank}.pt")
+    dist.destroy_process_group()
