@@ -264,7 +264,6 @@ def reshoot(
         prompt: other words for it.
         take: which take; the next one if not given.
     """
-    from longshot.sample.film import FilmFolder
     from longshot.sample.make import film_to_continue
     from longshot.sample.plan import nearest, together
     from longshot.sample.plan import reshoot as again
@@ -281,7 +280,6 @@ def reshoot(
     new = again(shots, place, prompt, shots[place - 1].noise[2] + 1 if take is None else take)
     seen = nearest(len(new), place, options.window or base.spec.max_shots)
     plan = together(str(manifest.get("global_prompt", "")), new, options.context_sigma, seen=seen)
-    FilmFolder(film).keep_take(names[place - 1])
     _remake(base, plan, names, numbers, film, manifest, options)
     return 0
 

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from longshot.layout import GLOBAL, Layout
 
-SIGMA_FLOOR = (
-    0.05  # an x-prediction turns into a velocity through 1 / sigma: below this level the weight stops growing
-)
+LOSS_FLOOR = 0.25  # a clean prediction's velocity error is its error / sigma: below this level the loss weight stops growing
 
 
 def per_token(sigma: Float[Tensor, " groups"], layout: Layout) -> Float[Tensor, "video 1"]:
@@ -33,12 +31,9 @@ def velocity(z_0: Tensor, eps: Tensor) -> Tensor:
     return eps - z_0
 
 
-def velocity_from_clean(z_t: Tensor, clean: Tensor, sigma: Tensor, floor: float = 0.0) -> Tensor:
-    """The velocity that a prediction of z_0 implies: (z_t - z_0) / sigma, with sigma held at `floor` or above.
-
-    Where sigma is 0 the sample is given and doesn't move, so its velocity is 0.
-    """
-    return torch.where(sigma > 0, (z_t - clean) / sigma.clamp(min=max(floor, 1e-8)), 0.0)
+def velocity_from_clean(z_t: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+    """The velocity that a prediction of z_0 implies: (z_t - z_0) / sigma, and 0 where sigma is 0: a clean sample is given."""
+    return torch.where(sigma > 0, (z_t - clean) / sigma.clamp(min=1e-8), 0.0)
 
 
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
@@ -63,8 +58,8 @@ class SigmaDraw:
     level in [0, `history_max`] and one shared level for the rest, as conditioning meets it. The rest is independent.
     """
 
-    mean: float = 1.0
-    std: float = 1.5
+    mean: float = 1.2
+    std: float = 1.4
     shared: float = 0.35
     history: float = 0.40
     history_max: float = 0.5
@@ -101,13 +96,20 @@ class SigmaDraw:
 
 
 def flow_loss(
-    v_hat: Float[Tensor, "video channels"], v: Float[Tensor, "video channels"], layout: Layout
+    v_hat: Float[Tensor, "video channels"],
+    v: Float[Tensor, "video channels"],
+    layout: Layout,
+    sigma: Float[Tensor, " groups"] | None = None,
 ) -> tuple[Tensor, Float[Tensor, " groups"]]:
     """The mean over shots of the mean squared velocity error over each shot's own tokens, and that error for each group.
 
-    Every shot weighs the same, however long it is (METHOD, sec. 3). Groups without loss (the global prompt) hold 0.
+    Every shot weighs the same, however long it is (METHOD, sec. 3). Groups without loss (the global prompt) hold 0. sigma: given
+    for networks that predict z_0, whose velocity error is their own error / sigma; it counts as / max(sigma, LOSS_FLOOR).
     """
     error = (v_hat.float() - v.float()).square().mean(1)
+    if sigma is not None:
+        level = per_token(sigma, layout)[:, 0]
+        error = error * (level / level.clamp(min=LOSS_FLOOR)).square()
     group = torch.from_numpy(layout.group_of_video).to(error.device)
     sums = torch.zeros(len(layout.groups), device=error.device).index_add(0, group, error)
     sizes = torch.tensor([max(g.video, 1) for g in layout.groups], device=error.device)

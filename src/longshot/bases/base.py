@@ -77,7 +77,7 @@ class Base(Protocol):
         """The token ids of a prompt, never truncated."""
         ...
 
-    def encode_text(self, prompts: Sequence[str]) -> list[Float[Tensor, "tokens width"]]:
+    def encode_text(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ width"]]:
         """The features of each prompt, independent of the others."""
         ...
 

@@ -23,7 +23,7 @@ from longshot.bases.base import Spec
 from longshot.bases.text import TokenTable
 from longshot.errors import UserError
 from longshot.files import atomic_path
-from longshot.flow import SIGMA_FLOOR, per_token, velocity_from_clean
+from longshot.flow import per_token, velocity_from_clean
 from longshot.layout import Layout, Visibility
 from longshot.lint import Limits
 from longshot.model.attention import Kernel
@@ -43,7 +43,7 @@ TINY_SPEC = Spec(
     default_frames=12,
     max_frames=16,
     max_shots=6,
-    max_text_tokens=128,
+    max_text_tokens=512,
     display_scale=8,
     guidance=1.5,
     steps=16,
@@ -145,7 +145,7 @@ class NativeBase:
     def tokenise(self, prompt: str) -> Int64[np.ndarray, " tokens"]:
         return self.table.encode(prompt)
 
-    def encode_text(self, prompts: Sequence[str]) -> list[Float[Tensor, "tokens width"]]:
+    def encode_text(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ width"]]:
         vectors = [torch.from_numpy(self.table.vectors(self.tokenise(p))).to(self.device) for p in prompts]
         return self.network.encode_text(vectors)
 
@@ -183,7 +183,7 @@ class NativeBase:
         out = self.network(z, text, sigma, layout, visibility, past, self.kernel, keep).float()
         if self.config.network.predicts == "velocity":
             return out
-        return velocity_from_clean(z.float(), out, per_token(sigma, layout), SIGMA_FLOOR)
+        return velocity_from_clean(z.float(), out, per_token(sigma, layout))
 
     def remember(
         self,

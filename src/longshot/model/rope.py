@@ -16,7 +16,7 @@ def split_axes(head_dim: int) -> tuple[int, int, int]:
 def rotations(
     position: Int[Tensor, "tokens 3"], axes: tuple[int, int, int], theta: float
 ) -> Float[Tensor, "tokens half 2"]:
-    """(cos, sin) of every token's angles in fp32; axis a of size n turns by position_a / theta^(2i/n), i < n/2 (RoFormer, eq. 15)."""
+    """(cos, sin) of every token in fp32: axis a of size n turns by position_a / theta^(2i/n), i < n/2 (RoFormer, eq. 15)."""
     angles = [
         position[:, axis, None].double()
         / theta ** (torch.arange(0, n, 2, device=position.device) / n).double()

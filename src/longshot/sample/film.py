@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -122,11 +123,22 @@ class FilmFolder:
                 f"{self.latent(name)}: not a finished shot ({error}); make the film again"
             ) from error
 
-    def keep_take(self, name: str) -> None:
-        """Copies a shot's files to takes/, under its take number, before another take replaces them."""
+    def key_of_same(self, name: str, shot: PlannedShot) -> str | None:
+        """The key under which this very given shot lies here already, or None: a film's own shots keep their keys."""
+        if shot.given is None or self.key(name) is None:
+            return None
+        mine = self.load_shot(name, shot.shot)
+        same = mine.given is not None and torch.equal(mine.given, shot.given.cpu())
+        return self.key(name) if same and (mine.prompt, mine.noise) == (shot.prompt, shot.noise) else None
+
+    def keep_take(self, name: str, key: str) -> None:
+        """Copies a finished shot's files to takes/ before one with another key replaces them: no take is ever lost."""
+        old = self.key(name)
+        if old is None or old == key:
+            return
         take = self.load_shot(name, 1).noise[2]
         for file in (self.video(name), self.latent(name)):
-            kept = self.path / "takes" / f"{name}_take_{take}{file.suffix}"
+            kept = self.path / "takes" / f"{name}_take_{take}_{old[:6]}{file.suffix}"
             if file.exists() and not kept.exists():
                 with atomic_path(kept) as temporary:
                     shutil.copyfile(file, temporary)

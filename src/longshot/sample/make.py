@@ -58,22 +58,27 @@ def make_film(
     folder can't be written; what was finished before stays.
     """
     film, plan = FilmFolder(Path(folder)), order.plan
-    keys = shot_keys(plan, order.sampling, fingerprint)
     name_of = {s.shot: name for s, name in zip(plan.shots, order.names, strict=True)}
+    keys = shot_keys(plan, order.sampling, fingerprint)
+    keys |= {s.shot: key for s in plan.shots if (key := film.key_of_same(name_of[s.shot], s))}
     made = {k: film.load_shot(name, k).given for k, name in name_of.items() if film.key(name) == keys[k]}
-    done = {k: z for k, z in made.items() if z is not None and not order.sampling.reuse_steps}
+    whole = [r.denoise for r in plan.rounds if not order.sampling.reuse_steps and all(made.get(k) is not None for k in r.denoise)]
+    done = {k: z for round in whole for k in round if (z := made[k]) is not None}
     latents: dict[int, Tensor] = dict(done)
 
     def keep(shot: PlannedShot, z: Tensor) -> None:
         latents[shot.shot] = z
         name = name_of[shot.shot]
+        film.keep_take(name, keys[shot.shot])
         write_video(film.video(name), base.decode(z, shot.grid), base.spec.fps, scale=order.scale)
         film.save_shot(name, keys[shot.shot], shot, z)
 
     started = time.monotonic()
     for shot in plan.shots:
-        if shot.given is not None and shot.shot not in done:
+        if shot.given is not None and film.key(name_of[shot.shot]) != keys[shot.shot]:
             keep(shot, shot.given)
+        elif shot.given is not None:
+            latents[shot.shot] = shot.given
         elif shot.shot in done and on_shot:
             on_shot(shot.label, True)
     final = contexts

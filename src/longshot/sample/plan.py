@@ -3,7 +3,7 @@
 | mode | rounds | given | visibility |
 |---|---|---|---|
 | joint | all shots at once | none | scene |
-| auto-regressive | one shot each | a window, or any chosen subset, of finished shots | causal with a cache, or scene, recomputed |
+| auto-regressive | one shot each | a window or chosen subset of finished shots | causal with a cache, or scene |
 | conditional, composition, interpolation, re-shoot | the rest, at once | any shots or images, at any place | scene |
 
 (METHOD, sec. 5; LCT sec. 3.4, 4.2, 4.3.)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from longshot.bases.native import NativeBase
 from longshot.errors import UserError
-from longshot.flow import SIGMA_FLOOR, add_noise, flow_loss, per_token, velocity, velocity_from_clean
 from longshot.files import write_text
+from longshot.flow import add_noise, flow_loss, per_token, velocity
 from longshot.layout import GLOBAL, Group, Layout, Visibility, global_group
 from longshot.train.checkpoint import TrainingState
 from longshot.train.config import StageConfig
@@ -79,14 +79,8 @@ def batch_loss(
     text = torch.cat(base.encode_text(batch.prompts))
     z_t = add_noise(batch.z_0, eps, per_token(sigma, batch.layout))
     v_hat = base.velocity(z_t, text, sigma, batch.layout, visibility)
-    return flow_loss(v_hat, clamped_velocity(batch.z_0, eps, z_t, sigma, batch.layout, base), batch.layout)
-
-
-def clamped_velocity(z_0: Tensor, eps: Tensor, z_t: Tensor, sigma: Tensor, layout: Layout, base: NativeBase) -> Tensor:
-    """The target: v = eps - z_0, or for a network that predicts z_0 the same v with 1/sigma held where the prediction's is."""
-    if base.config.network.predicts == "velocity":
-        return velocity(z_0, eps)
-    return velocity_from_clean(z_t, z_0, per_token(sigma, layout), SIGMA_FLOOR)
+    weighted = sigma if base.config.network.predicts == "clean" else None
+    return flow_loss(v_hat, velocity(batch.z_0, eps), batch.layout, weighted)
 
 
 def make_optimizer(network: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
