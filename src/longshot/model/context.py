@@ -30,6 +30,12 @@ class Memory:
     keys: Float[Tensor, "layers tokens heads dim"]
     values: Float[Tensor, "layers tokens heads dim"]
 
+    @property
+    def network(self) -> tuple[int, int, int]:
+        """The sizes of the network that remembered this group: layers, heads, head dimension."""
+        layers, _, heads, dim = self.keys.shape
+        return layers, heads, dim
+
 
 @dataclass(frozen=True)
 class Context:
@@ -90,17 +96,23 @@ class Context:
                 meta = dict(file.metadata() or {})
                 if meta.pop("format", None) != FORMAT:
                     raise UserError(f"{path}: not a saved context")
-                return cls(tuple(_memory(file, shot, meta[str(shot)]) for shot in sorted(map(int, meta))))
+                memories = tuple(_memory(file, shot, meta[str(shot)]) for shot in sorted(map(int, meta)))
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path}: not a readable saved context ({error})") from error
+        if len({m.network for m in memories}) > 1:
+            raise UserError(f"{path}: not a saved context: its shots were remembered by different networks")
+        return cls(memories)
 
 
 def _memory(file, shot: int, line: str) -> Memory:
-    text, *grid, sigma = line.split()
-    group = Group(shot, int(text), (int(grid[0]), int(grid[1]), int(grid[2])))
-    return Memory(group, float(sigma), file.get_tensor(f"{shot}.keys"), file.get_tensor(f"{shot}.values"))
+    text, t, h, w, sigma = line.split()
+    group = Group(shot, int(text), (int(t), int(h), int(w)))
+    keys, values = file.get_tensor(f"{shot}.keys"), file.get_tensor(f"{shot}.values")
+    if keys.ndim != 4 or keys.shape[1] != group.tokens or values.shape != keys.shape:
+        raise ValueError(f"shot {shot} has {group.tokens} tokens, keys {list(keys.shape)} and values {list(values.shape)}")
+    return Memory(group, float(sigma), keys, values)
 
 
 def join_past(
