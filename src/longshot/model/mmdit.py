@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from longshot.errors import UserError
 from longshot.layout import Group, Layout, RopeMode, Span, Visibility
 from longshot.model.attention import Kernel, attend
 from longshot.model.context import Context, Memory, join_past
@@ -318,6 +319,16 @@ class MMDiT(nn.Module):
             raise ValueError(
                 f"the layout has {list(layout.past)} past groups; the contexts {[len(c.groups) for c in past]}"
             )
+        own = self.config.depth, self.config.heads, self.config.head_dim
+        for context, groups in zip(past, layout.scenes, strict=True):
+            if context.groups != groups[: len(context.groups)]:
+                raise ValueError("a context holds other groups than the layout's past")
+            for memory in context.memories:
+                if memory.network != own:
+                    raise UserError(
+                        f"shot {memory.group.shot} was remembered by another network: (layers, heads, head size) "
+                        f"{memory.network}; this one has {own}: make its context again"
+                    )
         route = self.route(layout, visibility, kernel)
         cond = self.condition(sigma)
         video = self.embed(z[route.video_rows].to(self.embed.weight.dtype))
