@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,18 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int64, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from longshot.bases.base import Spec
-from longshot.bases.text import TokenTable
+from longshot.bases.text import TokenTable, outside_words, words_of
 from longshot.errors import UserError
-from longshot.files import atomic_path
 from longshot.flow import per_token, velocity_from_clean
 from longshot.layout import Layout, Visibility
 from longshot.lint import Limits
 from longshot.model.attention import Kernel
 from longshot.model.context import Context
 from longshot.model.mmdit import MMDiT, MMDiTConfig, memories_from
+from longshot.tensors import save_tensors
 
 FORMAT = "longshot-native-1"
 
@@ -61,7 +61,7 @@ class NativeConfig:
 
 
 def tiny() -> NativeConfig:
-    """The base that ships with longshot: 8M parameters, 48x32 pixels at 8 frames a second."""
+    """The base that ships with longshot: 9M parameters, 48x32 pixels at 8 frames a second."""
     network = MMDiTConfig(
         channels=TINY_SPEC.channels,
         text_dim=128,
@@ -69,6 +69,7 @@ def tiny() -> NativeConfig:
         depth=6,
         heads=4,
         cond_width=96,
+        detail_width=384,
         rope=TINY_SPEC.rope,
     )
     return NativeConfig(TINY_SPEC, network)
@@ -204,10 +205,7 @@ class NativeBase:
     def save(self, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
         """Writes weights and config to one safetensors file, atomically."""
         state = {k: v.detach().to(dtype).cpu().contiguous() for k, v in self.network.state_dict().items()}
-        with atomic_path(Path(path)) as temporary:
-            save_file(
-                state, temporary, {"format": FORMAT, "config": json.dumps(_config_to_json(self.config))}
-            )
+        save_tensors(path, state, {"format": FORMAT, "config": json.dumps(_config_to_json(self.config))})
 
     @classmethod
     def load(cls, path: Path) -> "NativeBase":
@@ -229,7 +227,7 @@ class NativeBase:
                 network = MMDiT(config.network)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: its config can't be read ({error})") from error
-        _check_shapes(path, network.state_dict(), state)
+        check_shapes(path, network.state_dict(), state)
         network.load_state_dict(state, strict=True, assign=True)
         return cls(config, network.requires_grad_(False).eval())
 
@@ -249,7 +247,7 @@ def limits_of(spec: Spec) -> Limits:
     )
 
 
-def _check_shapes(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def check_shapes(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     """One line about the first tensor that is missing, unknown, or of another shape."""
     for name in [*wanted, *found]:
         if name not in found:
@@ -273,8 +271,20 @@ def _config_from_json(data: dict) -> NativeConfig:
     return NativeConfig(Spec(**spec), MMDiTConfig(**data["network"]))
 
 
-def _outside_puppets(prompt: str) -> list[str]:
-    from longshot.bases.text import outside_words
-    from longshot.puppets.words import VOCABULARY
+UNTAUGHT = ("jump", "pan_left", "pan_right")  # of the puppet world, what the shipped weights have not seen
 
-    return outside_words(prompt, VOCABULARY)
+
+@lru_cache(maxsize=1)
+def _taught_words() -> frozenset[str]:
+    """The words of the puppet world that mean something to the shipped weights."""
+    from longshot.puppets.words import MEANINGS, VOCABULARY
+
+    def words(taught: bool) -> set[str]:
+        phrases = (p for value, ps in MEANINGS.items() if (value not in UNTAUGHT) == taught for p in ps)
+        return {word for phrase in phrases for word in words_of(phrase)}
+
+    return frozenset(VOCABULARY) - (words(taught=False) - words(taught=True))
+
+
+def _outside_puppets(prompt: str) -> list[str]:
+    return outside_words(prompt, _taught_words())
