@@ -23,7 +23,9 @@ def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name in expected:
         assert found[name].dtype == expected[name].dtype
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], expected[name], rtol=1e-6, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("way", ["data", "sharded"])
@@ -63,7 +65,10 @@ def test_heads_that_cannot_be_shared_evenly_are_named(results):
 def test_a_run_of_two_ranks_makes_the_weights_of_a_run_of_one(results, tmp_path):
     one = Trainer(small_base(torch.float32), STAGE, tmp_path, None)
     one.run(workers=0, until=2)
-    for rank in (0, 1):  # fp32 sums in another order, through two steps of Adam, which divides by small numbers
+    for rank in (
+        0,
+        1,
+    ):  # fp32 sums in another order, through two steps of Adam, which divides by small numbers
         torch.testing.assert_close(
             results[rank]["trainer"], dict(one.base.network.state_dict()), rtol=1e-3, atol=1e-5
         )

@@ -33,8 +33,12 @@ class DoubleBase(NativeBase):
 
 def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase:
     """A small network in which no gate is closed."""
-    sizes = MMDiTConfig(TINY_SPEC.channels, text_dim=128, width=48, depth=2, heads=heads, cond_width=12, predicts="velocity")
-    base = (DoubleBase if dtype == torch.float64 else NativeBase).fresh(NativeConfig(replace(TINY_SPEC, name="small"), sizes))
+    sizes = MMDiTConfig(
+        TINY_SPEC.channels, text_dim=128, width=48, depth=2, heads=heads, cond_width=12, predicts="velocity"
+    )
+    base = (DoubleBase if dtype == torch.float64 else NativeBase).fresh(
+        NativeConfig(replace(TINY_SPEC, name="small"), sizes)
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in base.network.parameters():
@@ -43,7 +47,9 @@ def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase
     return base
 
 
-def loss_and_gradients(base: NativeBase, visibility: Visibility = "scene", ranks: Ranks | None = None) -> Result:
+def loss_and_gradients(
+    base: NativeBase, visibility: Visibility = "scene", ranks: Ranks | None = None
+) -> Result:
     """This process's part of the loss and gradients of one step: that of its share of the step's scenes."""
     ranks = ranks or Ranks()
     batch = collate(base, PuppetSteps(STREAM, STAGE.seed, ranks.rank, ranks.count)[STEP])

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from longshot.errors import UserError
-from longshot.files import atomic_path
+from longshot.tensors import save_tensors
 
 FORMAT = "longshot-training-1"
 
@@ -42,8 +41,7 @@ class TrainingState:
             "config": json.dumps(self.config),
             "optimizer": json.dumps({"param_groups": self.optimizer["param_groups"], "scalars": scalars}),
         }
-        with atomic_path(Path(path)) as temporary:
-            save_file(tensors, temporary, meta)
+        save_tensors(path, tensors, meta)
 
     @classmethod
     def load(cls, path: Path) -> "TrainingState":
@@ -56,6 +54,15 @@ class TrainingState:
             raise UserError(f"{path}: not a readable training checkpoint ({error})") from error
         if meta.get("format") != FORMAT:
             raise UserError(f"{path}: a safetensors file, but not a training checkpoint")
+        try:
+            return cls._assembled(meta, tensors)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path}: a training checkpoint with parts missing or wrong ({error!r})"
+            ) from error
+
+    @classmethod
+    def _assembled(cls, meta: dict[str, str], tensors: dict[str, Tensor]) -> "TrainingState":
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}}
         plain = json.loads(meta["optimizer"])
         entries: dict[int, dict] = {int(index): dict(values) for index, values in plain["scalars"].items()}
@@ -67,4 +74,6 @@ class TrainingState:
             else:
                 groups[kind][rest] = value
         optimizer = {"state": entries, "param_groups": plain["param_groups"]}
-        return cls(int(meta["step"]), json.loads(meta["config"]), groups["weights"], groups["average"], optimizer)
+        return cls(
+            int(meta["step"]), json.loads(meta["config"]), groups["weights"], groups["average"], optimizer
+        )

@@ -2,15 +2,18 @@
 
 import json
 import logging
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from longshot.bases.native import NativeBase
+from longshot.bases.native import NativeBase, check_shapes
 from longshot.errors import UserError
 from longshot.files import write_text
 from longshot.flow import add_noise, flow_loss, per_token, velocity
@@ -87,7 +90,10 @@ def make_optimizer(network: nn.Module, config: StageConfig) -> torch.optim.Optim
     """AdamW over all weights; only matrices decay."""
     matrices = [p for p in network.parameters() if p.ndim >= 2]
     vectors = [p for p in network.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
 
 
@@ -97,29 +103,63 @@ def lr_factor(step: int, config: StageConfig) -> float:
     return max(min((step + 1) / max(config.warmup, 1), 1.0, (config.steps - step) / decay_steps), 0.0)
 
 
+@contextmanager
+def deferred_interrupt() -> Generator[Callable[[], bool]]:
+    """Yields a question: has Ctrl-C been pressed? The first time only sets the answer; the second time interrupts at once.
+
+    Only the main thread can take the signal over; elsewhere the answer stays no.
+    """
+    pressed = threading.Event()
+
+    def handler(number, frame):
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Trainer:
-    """One stage of one run in one folder: `log.jsonl`, `checkpoint.safetensors`, and at the end `weights.safetensors`."""
+    """One stage of one run in one folder: `log.jsonl`, `checkpoint.safetensors`, and at the end `weights.safetensors`.
+
+    A folder that holds a checkpoint is gone on with, bit for bit: examples and noise are functions of (seed, step). Raises
+    UserError when the checkpoint was made by other settings, or a step has too few scenes for the ranks.
+    """
 
     def __init__(self, base: NativeBase, config: StageConfig, folder: Path, ranks: Ranks | None = None):
         self.base, self.config, self.folder = base, config, Path(folder)
         self.ranks = ranks or Ranks()
+        if self.ranks.count > config.stream.scenes:
+            raise UserError(
+                f"{config.stream.scenes} scenes a step can't be shared by {self.ranks.count} processes; "
+                "use fewer processes, or more scenes a step"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         base.network.train().requires_grad_(True)
         self.optimizer = make_optimizer(base.network, config)
         self.average = {k: v.detach().clone() for k, v in base.network.state_dict().items()}
         self.step = 0
+        self.whole = True  # whether weights, average and optimizer are all those of `step`
         if (self.folder / CHECKPOINT).exists():
             self.resume(TrainingState.load(self.folder / CHECKPOINT))
 
     def resume(self, state: TrainingState) -> None:
         """Takes over a saved state. Raises UserError when it was made by another config (other than its length)."""
-        mine = json.loads(json.dumps(self.config.to_json()))
-        for key in mine.keys() | state.config.keys():
-            if mine.get(key) != state.config.get(key) and key not in ("steps", "decay"):
+        mine, theirs = (_settings(json.loads(json.dumps(c))) for c in (self.config.to_json(), state.config))
+        for key in sorted(mine.keys() | theirs.keys()):
+            if mine.get(key) != theirs.get(key) and key not in ("steps", "decay"):
                 raise UserError(
-                    f"{self.folder / CHECKPOINT}: was trained with {key}={state.config.get(key)!r}, not {mine.get(key)!r}; "
+                    f"{self.folder / CHECKPOINT}: was trained with {key}={theirs.get(key)!r}, not {mine.get(key)!r}; "
                     "use another folder or the same settings"
                 )
+        check_shapes(self.folder / CHECKPOINT, self.base.network.state_dict(), state.weights)
         self.base.network.load_state_dict(state.weights, strict=True)
         self.average = {k: v.to(self.base.device) for k, v in state.average.items()}
         self.optimizer.load_state_dict(state.optimizer)
@@ -176,26 +216,74 @@ class Trainer:
         until: int | None = None,
         on_step: Callable[[dict[str, float]], None] | None = None,
     ) -> Path:
-        """Trains to the end (or to step `until`), saving every `checkpoint_seconds`; returns the averaged weights' file."""
+        """Trains to the end (or to step `until`), saving every `checkpoint_seconds`; returns the averaged weights' file.
+
+        Ctrl-C finishes the step, saves, and raises KeyboardInterrupt; the same call goes on from there.
+        """
         stop = min(self.config.steps, until or self.config.steps)
+        try:
+            self._steps(stop, workers, checkpoint_seconds, on_step)
+        except KeyboardInterrupt:
+            if self.whole:
+                self._save_on_rank_0()
+                log.warning(
+                    "%s: stopped at step %d of %d and saved; the same command goes on from there",
+                    self.folder,
+                    self.step,
+                    self.config.steps,
+                )
+            raise
+        self._save_on_rank_0()
+        if self.ranks.rank == 0:
+            self.export()
+        return self.folder / WEIGHTS
+
+    def _steps(
+        self,
+        stop: int,
+        workers: int,
+        checkpoint_seconds: float,
+        on_step: Callable[[dict[str, float]], None] | None,
+    ) -> None:
         steps = PuppetSteps(self.config.stream, self.config.seed, self.ranks.rank, self.ranks.count)
         saved = start = time.monotonic()
-        write_text(self.folder / "config.json", json.dumps(self.config.to_json(), indent=1))
-        with (self.folder / self.ranks.named("log.jsonl")).open("a") as lines:
+        if self.ranks.rank == 0:
+            half_written = self.folder.glob(f".{Path(CHECKPOINT).stem}.*")  # by a process that was killed
+            for path in half_written:
+                path.unlink()
+            write_text(self.folder / "config.json", json.dumps(self.config.to_json(), indent=1))
+        with self._log().open("a") as lines, deferred_interrupt() as interrupted:
             for examples in stream(steps, self.step, stop, workers):
+                self.whole = False
                 row = self.train_step(examples)
+                self.whole = True
                 row["seconds"] = round(time.monotonic() - start, 2)
                 lines.write(json.dumps(row) + "\n")
                 lines.flush()
                 if on_step:
                     on_step(row)
-                if self.ranks.rank == 0 and time.monotonic() - saved > checkpoint_seconds:
-                    self.save()
+                if self.ranks.any(interrupted()):
+                    raise KeyboardInterrupt
+                if time.monotonic() - saved > checkpoint_seconds:
+                    self._save_on_rank_0()
                     saved = time.monotonic()
+
+    def _save_on_rank_0(self) -> None:
         if self.ranks.rank == 0:
             self.save()
-            self.export()
-        return self.folder / WEIGHTS
+
+    def _log(self) -> Path:
+        """The log, without the steps after the checkpoint, which will be made again, and without a half-written line."""
+        path = self.folder / self.ranks.named("log.jsonl")
+        kept = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                if json.loads(line)["step"] <= self.step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+        write_text(path, "".join(kept))
+        return path
 
     def export(self) -> None:
         """Writes the averaged weights as a base that `load_base` opens."""
@@ -203,3 +291,11 @@ class Trainer:
         self.base.network.load_state_dict(self.average)
         self.base.save(self.folder / WEIGHTS, torch.float32)
         self.base.network.load_state_dict(live)
+
+
+def _settings(config: dict, prefix: str = "") -> dict:
+    """A nested config as one level of `outer.inner` keys."""
+    flat = {}
+    for key, value in config.items():
+        flat |= _settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

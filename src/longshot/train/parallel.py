@@ -40,7 +40,10 @@ class Ranks:
         """Joins the process group that `torchrun` describes, or stays alone when it doesn't."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # Gradients lie on the device, but counts of shots on the CPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(dist.get_rank(), dist.get_world_size())
 
     def named(self, name: str) -> str:
@@ -74,13 +77,20 @@ def sum_gradients(network: nn.Module, group: dist.ProcessGroup | None = None) ->
 
 
 # -- sharded weights ----------------------------------------------------------------------------------------------------
-def shard_parameters(network: MMDiT, mesh: "DeviceMesh | None" = None, dtype: torch.dtype | None = None) -> None:
+def shard_parameters(
+    network: MMDiT, mesh: "DeviceMesh | None" = None, dtype: torch.dtype | None = None
+) -> None:
     """Makes every process of the mesh (all, by default) store a slice of each weight (FSDP2), block by block.
 
     Gradients become slices of the sum over processes, so each one's loss is its share of the whole. dtype: what weights are
     gathered in; gradients are then summed in fp32.
     """
-    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import (
+        FSDPModule,
+        MixedPrecisionPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
 
     # Noise levels must not be rounded to bf16 on the way in: 1000 sigma is the argument of a cosine.
     policy = MixedPrecisionPolicy(dtype, torch.float32 if dtype else None, cast_forward_inputs=False)
@@ -104,7 +114,9 @@ class _Exchange(torch.autograd.Function):
     """All-to-all of rows: sends `sends[r]` rows to process r and receives `receives[r]` from it. Its gradient goes back."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, sends: list[int], receives: list[int], group: dist.ProcessGroup | None) -> Tensor:
+    def forward(
+        ctx, x: Tensor, sends: list[int], receives: list[int], group: dist.ProcessGroup | None
+    ) -> Tensor:
         ctx.way_back = receives, sends, group
         out = x.new_empty(sum(receives), *x.shape[1:])
         dist.all_to_all_single(out, x.contiguous(), receives, sends, group=group)
@@ -175,7 +187,9 @@ class Ulysses:
         own = [len(q)] * self.count
         each = [span.stop - span.start for span in self.spans(len(layout.queries))]
         packed = rearrange(
-            torch.stack([q, k, v]), "qkv rows (ranks heads) dim -> (ranks rows) qkv heads dim", ranks=self.count
+            torch.stack([q, k, v]),
+            "qkv rows (ranks heads) dim -> (ranks rows) qkv heads dim",
+            ranks=self.count,
         )
         all_rows = _Exchange.apply(packed, own, each, self.group)
         out = attend(*all_rows.unbind(1), layout, visibility, self.inner)

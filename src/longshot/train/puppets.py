@@ -1,5 +1,6 @@
 """Training scenes of the puppet world, drawn on the fly: step k of a run is a pure function of (seed, stage, k)."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from longshot.puppets.render import render
 from longshot.puppets.words import caption, single_caption
-from longshot.puppets.world import draw_scene
+from longshot.puppets.world import ACTIONS, draw_scene
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class StreamConfig:
     single: float = 0.0
     shots: tuple[int, int] = (1, 1)
     frames: tuple[int, ...] = (8, 8, 12, 16)
+    actions: tuple[str, ...] = ACTIONS
+    pan: float = 0.3
+    pair: float = 0.5
     image: float = 0.1
     drop_text: float = 0.1
     drop_global: float = 0.0
@@ -42,11 +46,12 @@ class StreamConfig:
 
 def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
     """One example, rendered and captioned."""
+    world = {"actions": config.actions, "p_pan": config.pan, "p_pair": config.pair}
     if config.shots[1] == 1 or rng.random() < config.single:
-        scene = draw_scene(rng, 1, config.frames)
+        scene = draw_scene(rng, 1, config.frames, **world)
         global_prompt, prompts = "", [single_caption(scene, 0, rng)]
     else:
-        scene = draw_scene(rng, int(rng.integers(config.shots[0], config.shots[1] + 1)), config.frames)
+        scene = draw_scene(rng, int(rng.integers(config.shots[0], config.shots[1] + 1)), config.frames, **world)
         global_prompt, prompts = caption(scene, rng)
     shots = [_one_frame(shot, rng) if rng.random() < config.image else shot for shot in render(scene)]
     chance = rng.random()
@@ -78,6 +83,16 @@ class PuppetSteps(Dataset):
 def stream(steps: PuppetSteps, start: int, stop: int, workers: int = 1) -> Iterator[list[Example]]:
     """Steps start..stop in order, rendered ahead by `workers` processes; the examples don't depend on their number."""
     loader = DataLoader(
-        steps, batch_size=None, sampler=range(start, stop), num_workers=workers, prefetch_factor=4 if workers else None
+        steps,
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_interrupts_to_the_trainer,
     )
     yield from loader
+
+
+def _leave_interrupts_to_the_trainer(worker: int) -> None:
+    """A terminal sends Ctrl-C to every process of a run; a worker that dies of it would take the step in progress along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
