@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
@@ -64,6 +64,7 @@ class Spec:
         return (grid[0] - (self.frame_offset > 0)) * self.stride[0] + self.frame_offset
 
 
+@runtime_checkable
 class Base(Protocol):
     """A single-shot model that longshot runs as a scene model. Latents are rows, see `layout.py`; `v` is eps - z_0."""
 
