@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from longshot.errors import UserError
-from longshot.files import atomic_path
 from longshot.layout import Group
+from longshot.tensors import save_tensors
 
 FORMAT = "longshot-context-1"
 
@@ -85,8 +84,7 @@ class Context:
             g = m.group
             meta[str(g.shot)] = " ".join(map(repr, (g.text, *g.grid, m.sigma)))
             tensors |= {f"{g.shot}.keys": m.keys.contiguous(), f"{g.shot}.values": m.values.contiguous()}
-        with atomic_path(Path(path)) as temporary:
-            save_file(tensors, temporary, meta)
+        save_tensors(path, tensors, meta)
 
     @classmethod
     def load(cls, path: Path) -> "Context":
