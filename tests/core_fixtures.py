@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longshot.bases.base import Spec
+from longshot.bases.base import Base, Spec
 from longshot.bases.native import TINY_SPEC, NativeBase, NativeConfig
 from longshot.layout import Group, Layout, Visibility, global_group
 from longshot.model.context import Context
@@ -104,11 +104,11 @@ def small_base(seed: int = 0, kind: type[NativeBase] = DoubleBase, config: Nativ
     fill(base.network, seed)
     with torch.no_grad():
         base.network.head.weight.mul_(0.5)
-    base.network.to(torch.float64 if kind is DoubleBase else torch.float32).requires_grad_(False)
+    base.network.to(torch.float64 if issubclass(kind, DoubleBase) else torch.float32).requires_grad_(False)
     return base
 
 
-class FieldBase:
+class FieldBase(Base):
     """An oracle: a base whose velocity is a known function of (z, sigma, shot). It has two channels and reads no words."""
 
     spec = Spec(

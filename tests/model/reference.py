@@ -165,7 +165,11 @@ class Reference:
         out = []
         for g, pair in enumerate(pairs):
             shift, scale = self.linear("last_modulation", self.silu(embedding[g])).chunk(2)
-            row = self.linear("head", self.standard(video[g]) * (1 + scale) + shift)
+            features = self.standard(video[g]) * (1 + scale) + shift
+            row = self.linear("head", features)
+            if "detail_up.weight" in self.state:
+                beside = torch.cat([features, pair.video.double().flatten(0, 2)], 1)
+                row = row + self.linear("detail_down", self.silu(self.linear("detail_up", beside)))
             out.append(row.reshape(*pair.video.shape[:3], -1))
         return out
 

@@ -143,6 +143,11 @@ def autoregressive(
         if s.given is not None:
             continue
         past = shots[: s.shot - 1]
+        pinned = sum(p.pinned for p in past)
+        if pinned >= window and s.shot not in chosen:
+            raise UserError(
+                f"{s.label}: {pinned} pinned images and the shot itself need a window of {pinned + 1}, not {window}"
+            )
         seen = _chosen(s, past, chosen[s.shot]) if s.shot in chosen else choose(s, past, window - 1)
         rounds.append(Round((s.shot,), seen))
     if not rounds:

@@ -1,0 +1,392 @@
+"""The one loop: every mode against a sampler written by hand, and what must stay as it is."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from core_fixtures import DoubleBase, FieldBase, few, quiet, small_base, some
+from hypothesis import given
+from hypothesis import strategies as st
+from planned import by_hand, clip, shot, story
+from torch import Tensor
+
+from longshot.errors import UserError
+from longshot.layout import GLOBAL, Layout
+from longshot.model.context import Context
+from longshot.sample.denoise import Finished, Sampling, Step, denoise, noise_of
+from longshot.sample.plan import Plan, autoregressive, reshoot, together
+
+pytestmark = quiet
+
+# float64 throughout, so that only the order of sums differs; three steps multiply that a little.
+EXACT = 1e-8
+
+PLAIN = Sampling(steps=3, shift=2.0, guidance=1.0)
+GUIDED = Sampling(steps=2, shift=3.0, guidance=2.5)
+HEUN = Sampling(steps=2, shift=1.0, guidance=1.0, solver="heun")
+GLOBAL_PROMPT = "[Story] a red hat"
+
+
+class Spy(DoubleBase):
+    """Writes down what the network is asked."""
+
+    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None):
+        self.calls.append((z.clone(), sigma.clone(), layout))
+        return super().velocity(z, text, sigma, layout, visibility, past, keep)
+
+
+BASE = small_base()
+
+
+def spy() -> Spy:
+    base = small_base(kind=Spy)
+    base.calls = []
+    return base
+
+
+def make(plan: Plan, sampling: Sampling = PLAIN, base=BASE, **more) -> tuple[dict[int, Tensor], Finished]:
+    """The latents of all made shots, and the last round."""
+    latents: dict[int, Tensor] = {}
+    finished = None
+    for finished in denoise(base, plan, sampling, **more):
+        latents |= finished.latents
+    assert finished is not None
+    return latents, finished
+
+
+def close(a: dict[int, Tensor], b: dict[int, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.allclose(a[k].double(), b[k].double(), rtol=0, atol=EXACT) for k in a)
+
+
+def causal(shots, memory="cache", **more) -> Plan:
+    return autoregressive(GLOBAL_PROMPT, shots, memory=memory, window=9, context_sigma=0.125, **more)
+
+
+def bidirectional(shots, **more) -> Plan:
+    return autoregressive(GLOBAL_PROMPT, shots, visibility="scene", memory="recompute", context_sigma=0.125, **more)
+
+
+IDENTITY, PLACE = shot(1, "", given=clip(1), pinned=True), shot(2, "", given=clip(2), pinned=True)
+MODES = {
+    "joint": together(GLOBAL_PROMPT, story(3)),
+    "joint, no global prompt": together("", story(3)),
+    "one shot alone": together("", story(1)),
+    "conditional, first shot given": together(GLOBAL_PROMPT, story(3, (1,)), 0.25),
+    "conditional, a middle shot given clean": together(GLOBAL_PROMPT, story(3, (2,)), 0.0),
+    "interpolation": together("", story(4, (1, 4)), 0.125),
+    "composition of two images": together(GLOBAL_PROMPT, [IDENTITY, PLACE, shot(3)], 0.125),
+    "auto-regressive, bidirectional": bidirectional(story(3)),
+    "auto-regressive, causal, recomputed": causal(story(3), "recompute"),
+    "auto-regressive, causal, cached": causal(story(4)),
+    "cached, no global prompt": replace(causal(story(3)), global_prompt=""),
+    "cached, later shots given too": causal(story(4, (1, 3))),
+    "extension of given segments": causal([*story(2, (1, 2)), shot(3, "she walks on"), shot(4, "and on")]),
+    "composition, then going on": causal([IDENTITY, PLACE, shot(3), shot(4)]),
+    "chosen history": bidirectional(story(4), history={3: [1], 4: [2]}),
+    "a window that slides": bidirectional(story(4), window=2),
+    "relevant history": bidirectional(story(4), window=2, history="relevant"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_equals_a_sampler_written_by_hand(mode):
+    assert close(make(MODES[mode])[0], by_hand(BASE, MODES[mode], PLAIN))
+
+
+@pytest.mark.parametrize("mode", ["joint", "interpolation", "auto-regressive, causal, cached", "composition, then going on"])
+def test_guidance_equals_two_separate_branches(mode):
+    assert close(make(MODES[mode], GUIDED)[0], by_hand(BASE, MODES[mode], GUIDED))
+
+
+@pytest.mark.parametrize("mode", ["joint", "auto-regressive, causal, cached"])
+def test_heuns_method_equals_the_one_written_by_hand(mode):
+    assert close(make(MODES[mode], HEUN)[0], by_hand(BASE, MODES[mode], HEUN))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "given_"), [(PLAIN, ()), (GUIDED, (1,)), (HEUN, (2, 3))], ids=["plain", "guided", "heun"]
+)
+def test_a_causal_cache_equals_recomputed_history(sampling, given_):
+    shots = story(4, given_)
+    assert close(make(causal(shots), sampling)[0], make(causal(shots, "recompute"), sampling)[0])
+
+
+# -- what is given stays ----------------------------------------------------------------------------------------------------
+@few
+@given(st.sets(st.integers(1, 4), min_size=1, max_size=3), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.booleans())
+def test_given_shots_come_back_bit_identical_and_stand_still_at_context_sigma(places, level, guided):
+    shots, base = story(4, tuple(places)), spy()
+    before = {k: shots[k - 1].given.clone() for k in places}
+    made, _ = make(together(GLOBAL_PROMPT, shots, level), GUIDED if guided else PLAIN, base)
+    assert made.keys() == {1, 2, 3, 4} - places
+    assert all(torch.equal(before[k], shots[k - 1].given) for k in places)
+    (first, *_), *later = base.calls
+    for z, sigma, layout in base.calls:
+        for i, (group, span) in enumerate(zip(layout.groups, layout.video_spans, strict=True)):
+            if group.shot in places:
+                assert sigma[i] == torch.tensor(level) and torch.equal(z[span.slice], first[span.slice])
+                if level == 0:
+                    assert torch.equal(z[span.slice], before[group.shot])
+            if group.shot == GLOBAL:
+                assert sigma[i] == 0 and (z[span.slice] == 0).all()
+    assert later
+
+
+def test_a_given_shot_changes_the_shots_around_it():
+    one, other = story(3, (2,)), story(3, (2,))
+    other[1] = replace(other[1], given=clip(2) + 1)
+    a, b = make(together("", one))[0], make(together("", other))[0]
+    assert not any(torch.allclose(a[k], b[k]) for k in (1, 3))
+
+
+def test_a_later_shot_cannot_change_an_earlier_one_in_a_causal_roll_out():
+    longer = make(causal(story(4)))[0]
+    other = make(causal([*story(2), shot(3, "something else entirely", take=2)]))[0]
+    assert all(torch.equal(longer[k], other[k]) for k in (1, 2)) and not torch.equal(longer[3], other[3])
+
+
+# -- noise ------------------------------------------------------------------------------------------------------------------
+@some
+@given(st.integers(0, 2**63), st.text(max_size=9), st.integers(0, 99))
+def test_the_noise_of_a_shot_depends_on_seed_key_and_take_only(seed, key, take):
+    def noise(number, *of):
+        return noise_of(replace(shot(number, grid=(1, 2, 2)), noise=of), 3)
+
+    own = noise(1, seed, key, take)
+    elsewhere = replace(shot(9, "other words", given=clip(1), pinned=True, grid=(2, 2, 1)), noise=(seed, key, take))
+    assert torch.equal(own, noise_of(elsewhere, 3))
+    for other in ((seed + 1, key, take), (seed, key + "x", take), (seed, key, take + 1)):
+        assert not torch.equal(own, noise(1, *other))
+
+
+def test_the_noise_of_a_shot_is_the_same_on_every_machine_and_in_every_version():
+    assert noise_of(shot(1), 2).flatten()[:4].tolist() == pytest.approx(
+        [-1.226760745, -0.872808695, -1.012030125, 1.440467477]
+    )
+
+
+def test_noise_is_standard_normal():
+    noise = noise_of(shot(1, grid=(10, 20, 20)), 8)
+    assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03  # 32000 numbers: five standard errors
+
+
+def test_a_retake_rolls_only_its_own_dice():
+    takes = story(4)
+    takes[2] = shot(3, take=1)
+    before, after = make(causal(story(4)))[0], make(causal(takes))[0]
+    assert [torch.equal(before[k], after[k]) for k in (1, 2, 3, 4)] == [True, True, False, False]
+    assert [torch.equal(noise_of(a, 24), noise_of(b, 24)) for a, b in zip(story(4), takes, strict=True)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_a_film_is_the_same_bit_for_bit_when_it_is_made_again():
+    for mode in ("joint", "auto-regressive, causal, cached"):
+        a, b = make(MODES[mode], GUIDED)[0], make(MODES[mode], GUIDED)[0]
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+# -- re-shooting ------------------------------------------------------------------------------------------------------------
+def test_a_reshoot_changes_one_shot_and_sees_the_shots_on_both_sides():
+    film = make(together("", story(4)))[0]
+    shots = [replace(s, given=film[s.shot]) for s in story(4)]
+    kept = {k: z.clone() for k, z in film.items()}
+    base = spy()
+    made, _ = make(together("", reshoot(shots, 2, None, take=1)), base=base)
+    assert made.keys() == {2} and not torch.equal(made[2], film[2])
+    assert all(torch.equal(kept[k], s.given) for k, s in enumerate(shots, start=1))
+    assert all([g.shot for g in layout.groups] == [1, 2, 3, 4] for _, _, layout in base.calls)
+    moved = [replace(s, given=s.given + 1) if s.shot == 3 else s for s in shots]
+    assert not torch.allclose(make(together("", reshoot(moved, 2, None, take=1)))[0][2], made[2])
+
+
+def test_swapping_the_identity_image_changes_what_follows_and_nothing_else():
+    def cast(image: Tensor) -> Plan:
+        return causal([shot(1, "", given=image, pinned=True), PLACE, shot(3), shot(4)])
+
+    a, b = make(cast(clip(1)))[0], make(cast(clip(1).flip(0)))[0]
+    assert a.keys() == b.keys() == {3, 4} and not any(torch.allclose(a[k], b[k]) for k in a)
+
+
+# -- history ----------------------------------------------------------------------------------------------------------------
+def seen_by(base: Spy, number: int) -> set[tuple[int, ...]]:
+    """Every set of shots that shot `number` was computed beside, in all steps in which it moved."""
+    return {
+        tuple(g.shot for g in layout.scenes[0])
+        for _, _, layout in base.calls
+        if [g.shot for g in layout.groups] == [number]
+    }
+
+
+def test_a_chosen_history_is_all_that_a_cached_shot_sees():
+    base = spy()
+    plan = causal(story(4), history={3: [1], 4: [1, 2]})
+    make(plan, base=base)
+    assert seen_by(base, 3) == {(0, 1, 3)} and seen_by(base, 4) == {(0, 1, 2, 4)}
+
+
+def test_a_long_story_rolls_on_with_a_window_and_never_meets_more_positions_than_a_full_window():
+    base = spy()
+    plan = autoregressive(GLOBAL_PROMPT, story(21), window=4)
+    made, last = make(plan, Sampling(steps=1, guidance=1.0), base)
+    assert len(made) == 21 and all(z.isfinite().all() for z in made.values())
+    assert max(len(layout.scenes[0]) for _, _, layout in base.calls) == 5  # the global prompt and four shots
+    whole = Layout.single(*last.contexts[0].select([0, 1, 2, 3, 4]).groups)
+    longest = max(int(layout.keys.position.max()) for _, _, layout in base.calls)
+    assert longest <= 2 * whole.queries.position.max()
+    assert last.contexts[0].shots == tuple(range(22))
+
+
+def test_what_history_was_read_at_is_written_in_its_memory():
+    _, last = make(causal(story(2)))
+    assert [m.sigma for m in last.contexts[0].memories] == [0.0, 0.125, 0.125]
+
+
+@pytest.mark.parametrize("sampling", [PLAIN, GUIDED], ids=["plain", "guided"])
+def test_a_story_branches_from_a_saved_context_as_if_it_had_been_told_so_from_the_start(tmp_path, sampling):
+    film, last = make(causal(story(4)), sampling)
+    for branch, context in enumerate(last.contexts):
+        context.before(3).save(tmp_path / f"{branch}.safetensors")
+    saved = tuple(Context.load(tmp_path / f"{b}.safetensors") for b in range(len(last.contexts)))
+    finale = [shot(3, "Character 2 sits down", take=4), shot(4, "the end")]
+    told = [replace(s, given=film[s.shot]) for s in story(2)]
+    branched, _ = make(causal([*told, *finale]), sampling, contexts=saved)
+    from_the_start, _ = make(causal([*story(2), *finale]), sampling)
+    assert branched.keys() == {3, 4}
+    assert all(torch.allclose(branched[k], from_the_start[k], rtol=0, atol=EXACT) for k in (3, 4))
+    without_it, _ = make(causal([*told, *finale]), sampling)
+    assert close(branched, without_it)
+
+
+@pytest.mark.parametrize("memory", ["cache", "recompute"])
+@pytest.mark.parametrize("finished", [(), (1,), (1, 2, 3), (1, 2, 3, 4, 5)])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(memory, finished):
+    plan = autoregressive(GLOBAL_PROMPT, story(5), memory=memory, window=3, context_sigma=0.1)
+    film = make(plan, GUIDED)[0]
+    rest = [f.latents for f in denoise(BASE, plan, GUIDED, done={k: film[k] for k in finished})]
+    assert [k for latents in rest for k in latents] == [k for k in (1, 2, 3, 4, 5) if k not in finished]
+    assert all(torch.equal(z, film[k]) for latents in rest for k, z in latents.items())
+
+
+def test_an_interrupt_loses_only_the_shot_that_was_being_made():
+    class Stopped(DoubleBase):
+        def velocity(self, *args):
+            if args[3].groups[-1].shot == 3:
+                raise KeyboardInterrupt
+            return super().velocity(*args)
+
+    finished = {}
+    with pytest.raises(KeyboardInterrupt):
+        for f in denoise(small_base(kind=Stopped), causal(story(4)), PLAIN):
+            finished |= f.latents
+    film = make(causal(story(4)))[0]
+    assert finished.keys() == {1, 2} and all(torch.equal(finished[k], film[k]) for k in finished)
+
+
+# -- the cache from a denoising step ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("sampling", [PLAIN, GUIDED], ids=["plain", "guided"])
+def test_reused_steps_remember_the_shot_at_the_noise_level_nearest_to_the_context_sigma(sampling):
+    plan = replace(causal(story(2)), context_sigma=0.6)
+    reuse = replace(sampling, reuse_steps=True)
+    steps: list[Step] = []
+    _, last = make(plan, reuse, on_step=steps.append)
+    nearest = min((s.sigma for s in steps if s.round == 1), key=lambda sigma: abs(sigma - 0.6))
+    by_spy = spy()
+    make(plan, sampling, by_spy)  # the first shot meets the same steps without reuse
+    call = next(
+        (z, sigma, layout)
+        for z, sigma, layout in by_spy.calls
+        if layout.groups[-1].shot == 1 and sigma[-1] == torch.tensor(nearest)
+    )
+    texts = [BASE.encode_text([p])[0] for p in (plan[1].prompt, "")[: sampling.branches]]
+    contexts = [c.select([s for s in c.shots if s == GLOBAL]) for c in last.contexts]
+    _, remembered = BASE.remember(call[0], torch.cat(texts), call[1], call[2], "causal", contexts)
+    for held, expected in zip(last.contexts, remembered, strict=True):
+        a, b = held.select([1]).memories[0], expected.select([1]).memories[0]
+        assert a.sigma == b.sigma == pytest.approx(nearest)
+        assert torch.allclose(a.keys, b.keys, rtol=0, atol=EXACT)
+        assert torch.allclose(a.values, b.values, rtol=0, atol=EXACT)
+
+
+def test_reused_steps_save_one_forward_pass_a_shot():
+    counts = []
+    for reuse in (False, True):
+        base = spy()
+        make(causal(story(4)), replace(PLAIN, reuse_steps=reuse), base)
+        counts.append(len(base.calls))
+    assert counts == [1 + 4 * (3 + 1), 1 + 4 * 3]  # once for the global prompt; then steps, and maybe one more
+
+
+# -- the path ---------------------------------------------------------------------------------------------------------------
+GOALS = {k: clip(k, 2) for k in range(1, 4)}
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("plan", [together, autoregressive])
+def test_the_exact_velocity_lands_on_the_clean_latent_in_any_number_of_steps(plan, steps, solver):
+    oracle = FieldBase(lambda z, sigma, k: (z - GOALS[k]) / sigma)
+    seen: list[Step] = []
+    made, _ = make(
+        plan("", story(3)), Sampling(steps=steps, guidance=1.0, solver=solver), oracle, on_step=seen.append
+    )
+    # fp32: z - z_0 loses a few bits, and the division by a small sigma shows them.
+    assert all(torch.allclose(made[k], GOALS[k], rtol=0, atol=1e-5) for k in (1, 2, 3))
+    for step in seen:
+        assert all(torch.allclose(z, GOALS[k], rtol=0, atol=1e-4) for k, z in step.clean.items())
+
+
+def test_heuns_method_is_of_second_order_and_eulers_of_first():
+    # dz / dsigma = z has the solution z(0) = z(1) / e.
+    oracle = FieldBase(lambda z, sigma, k: z)
+
+    def error(solver: str, steps: int) -> float:
+        made, _ = make(together("", story(1)), Sampling(steps, shift=1.0, guidance=1.0, solver=solver), oracle)
+        exact = noise_of(shot(1), 2).double() * torch.exp(torch.tensor(-1.0, dtype=torch.float64))
+        return (made[1].double() - exact).abs().max().item()
+
+    assert error("euler", 8) / error("euler", 16) == pytest.approx(2, rel=0.15)
+    assert error("heun", 8) / error("heun", 16) == pytest.approx(4, rel=0.25)
+    assert error("heun", 8) < error("euler", 16)
+
+
+def test_a_callback_hears_of_every_step_with_its_place_and_noise_level():
+    seen: list[Step] = []
+    make(causal(story(2)), on_step=seen.append)
+    assert [(s.shots, s.round, s.rounds, s.step, s.steps) for s in seen] == [
+        ((k,), k, 2, i, 3) for k in (1, 2) for i in (1, 2, 3)
+    ]
+    assert [s.sigma for s in seen[:3]] == pytest.approx([1.0, 0.8, 0.5])
+    assert all(s.clean.keys() == set(s.shots) for s in seen)
+
+
+def test_a_guidance_of_one_runs_one_branch_and_others_two():
+    for guidance, branches in ((1.0, 1), (2.0, 2), (0.0, 2)):
+        base = spy()
+        _, last = make(causal(story(1)), Sampling(steps=1, guidance=guidance), base)
+        assert {len(layout.scenes) for _, _, layout in base.calls} == {branches} and len(last.contexts) == branches
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "0 steps make no picture; use 1 or more"),
+        ({"steps": -3}, "-3 steps make no picture"),
+        ({"guidance": -1.0}, r"guidance -1.0 and shift 3.0 must be positive"),
+        ({"shift": 0.0}, r"guidance 1.5 and shift 0.0 must be positive"),
+    ],
+)
+def test_settings_that_make_no_film_are_refused_in_one_line(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        Sampling(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_contexts_of_another_number_of_branches_are_refused():
+    _, last = make(causal(story(1)))
+    with pytest.raises(UserError, match=r"the saved context has 1 branches, but guidance 2.5 needs 2"):
+        make(causal(story(2)), GUIDED, contexts=last.contexts)
