@@ -23,12 +23,16 @@ many = settings(max_examples=40, deadline=None)
 # beartype samples long tuples at random when a strategy builds a Layout; that can't change what is drawn.
 quiet = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 
-SIZES = MMDiTConfig(channels=6, text_dim=5, width=24, depth=2, heads=2, cond_width=10, mlp_ratio=2, text_depth=1)
+SIZES = MMDiTConfig(
+    channels=6, text_dim=5, width=24, depth=2, heads=2, cond_width=10, mlp_ratio=2, text_depth=1
+)
 
 
 # -- layouts ------------------------------------------------------------------------------------------------------------
 @st.composite
-def scene_groups(draw: st.DrawFn, max_shots: int = 3, min_shots: int = 1, min_text: int = 0) -> tuple[Group, ...]:
+def scene_groups(
+    draw: st.DrawFn, max_shots: int = 3, min_shots: int = 1, min_text: int = 0
+) -> tuple[Group, ...]:
     """One scene: maybe a global prompt, then shots of any sizes, numbered with or without gaps."""
     texts, sides = st.integers(min_text, 4), st.integers(1, 3)
     groups = [global_group(draw(texts))] if draw(st.booleans()) else []
@@ -87,7 +91,9 @@ def inputs(layout: Layout, net: MMDiT, seed: int = 0) -> tuple[Tensor, Tensor, T
 
 
 # -- bases --------------------------------------------------------------------------------------------------------------
-SMALL_SPEC = replace(TINY_SPEC, name="small", size=(4, 4), stride=(2, 2, 2), channels=24, default_frames=2, max_frames=8)
+SMALL_SPEC = replace(
+    TINY_SPEC, name="small", size=(4, 4), stride=(2, 2, 2), channels=24, default_frames=2, max_frames=8
+)
 SMALL = NativeConfig(SMALL_SPEC, replace(SIZES, channels=24, text_dim=128, predicts="velocity"))
 
 
@@ -98,7 +104,9 @@ class DoubleBase(NativeBase):
         return self.network(z, text, sigma, layout, visibility, past, self.kernel, keep)
 
 
-def small_base(seed: int = 0, kind: type[NativeBase] = DoubleBase, config: NativeConfig = SMALL) -> NativeBase:
+def small_base(
+    seed: int = 0, kind: type[NativeBase] = DoubleBase, config: NativeConfig = SMALL
+) -> NativeBase:
     """A base of 2x2x2-pixel patches with random weights; its velocities are small enough to integrate."""
     base = kind.fresh(config)
     fill(base.network, seed)

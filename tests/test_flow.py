@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from core_fixtures import layouts, levels, many, noise, quiet, seeds, some
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_fixtures import layouts, levels, many, noise, quiet, seeds, some
 from longshot.flow import (
     LOSS_FLOOR,
     SigmaDraw,
@@ -17,7 +17,7 @@ from longshot.flow import (
     velocity,
     velocity_from_clean,
 )
-from longshot.layout import GLOBAL, Group, Layout, global_group
+from longshot.layout import Group, Layout, global_group
 
 pytestmark = quiet
 SHIFTS = st.floats(0.1, 20)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from core_fixtures import layouts, many, quiet, scene_groups, visibilities
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_fixtures import layouts, many, quiet, scene_groups, visibilities
 from longshot.layout import GLOBAL, PADDING, Group, Layout, global_group, positions_of_group
 
 pytestmark = quiet
@@ -87,7 +87,9 @@ def test_interleaving_puts_each_row_of_text_and_video_in_its_own_group_in_order(
     assert sorted(layout.interleave) == list(range(computed))
     assert np.array_equal(group_of_source[layout.interleave], layout.queries.group[:computed])
     is_text = layout.queries.is_text[:computed]
-    assert (np.diff(layout.interleave[is_text]) > 0).all() and (np.diff(layout.interleave[~is_text]) > 0).all()
+    assert (np.diff(layout.interleave[is_text]) > 0).all() and (
+        np.diff(layout.interleave[~is_text]) > 0
+    ).all()
 
 
 @many
@@ -162,9 +164,18 @@ def test_the_global_prompt_is_group_zero_with_one_dummy_token_of_video():
         (lambda: Group(-1, 1, (1, 1, 1)), "a group needs shot >= 0"),
         (lambda: Group(1, -1, (1, 1, 1)), "text >= 0"),
         (lambda: Group(1, 1, (1, -1, 1)), "a grid of three sizes >= 0"),
-        (lambda: Layout.single(Group(2, 1, (1, 1, 1)), Group(1, 1, (1, 1, 1))), "scene 0: shot ids must rise"),
-        (lambda: Layout.single(Group(1, 1, (1, 1, 1)), Group(1, 1, (1, 1, 1))), r"without repeats, got \[1, 1\]"),
-        (lambda: Layout.single(Group(1, 1, (1, 1, 1)), past=2), "scene 0 has 1 groups; 2 of them can't be in the past"),
+        (
+            lambda: Layout.single(Group(2, 1, (1, 1, 1)), Group(1, 1, (1, 1, 1))),
+            "scene 0: shot ids must rise",
+        ),
+        (
+            lambda: Layout.single(Group(1, 1, (1, 1, 1)), Group(1, 1, (1, 1, 1))),
+            r"without repeats, got \[1, 1\]",
+        ),
+        (
+            lambda: Layout.single(Group(1, 1, (1, 1, 1)), past=2),
+            "scene 0 has 1 groups; 2 of them can't be in the past",
+        ),
         (lambda: Layout(((Group(1, 1, (1, 1, 1)),),), past=(0, 0)), "1 scenes but 2 counts of past groups"),
     ],
 )

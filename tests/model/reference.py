@@ -74,9 +74,7 @@ class Reference:
             else:
                 text = [(offset,) * 3 for _ in pair.prompt]
                 start = offset
-            video = [
-                (start + f, start + y, start + x) for f in range(T) for y in range(H) for x in range(W)
-            ]
+            video = [(start + f, start + y, start + x) for f in range(T) for y in range(H) for x in range(W)]
             out.append(text + video)
             if self.sizes.rope == "interleaved":
                 offset = 1 + max(max(point) for point in text + video)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from core_fixtures import few, layouts, many, noise, quiet, seeds, visibilities
 from hypothesis import given
 
+from core_fixtures import few, layouts, many, noise, quiet, seeds, visibilities
 from longshot.layout import Group, Layout
 from longshot.model.attention import attend
 
@@ -13,7 +13,11 @@ pytestmark = quiet
 
 def qkv(layout: Layout, seed: int):
     num_keys = len(layout.keys)
-    return noise(seed, len(layout.queries), 2, 6), noise(seed + 1, num_keys, 2, 6), noise(seed + 2, num_keys, 2, 6)
+    return (
+        noise(seed, len(layout.queries), 2, 6),
+        noise(seed + 1, num_keys, 2, 6),
+        noise(seed + 2, num_keys, 2, 6),
+    )
 
 
 @many

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from core_fixtures import few, inputs, levels, network, noise, quiet, scene_groups, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from core_fixtures import few, inputs, levels, network, noise, quiet, scene_groups, seeds
 from longshot.errors import UserError
 from longshot.layout import Group, Layout, global_group
 from longshot.model.context import Context, Memory, join_past
@@ -34,7 +34,12 @@ def rows(groups: tuple[Group, ...], start: int, stop: int, seed: int) -> tuple[t
 
 
 def remember(
-    groups: tuple[Group, ...], context: Context, stop: int, seed: int = 0, visibility: str = "causal", net: MMDiT = NET
+    groups: tuple[Group, ...],
+    context: Context,
+    stop: int,
+    seed: int = 0,
+    visibility: str = "causal",
+    net: MMDiT = NET,
 ) -> tuple[torch.Tensor, Context]:
     """The prediction for the groups from the context's end up to `stop`, and the context that holds them too."""
     start = len(context.memories)
@@ -132,7 +137,9 @@ def test_the_history_that_is_seen_matters():
     outs = []
     for shots in ([0, 1, 2, 3], [0, 1], [0, 3], []):
         context = story().select(shots)
-        outs.append(NET(z, text, sigma, Layout.single(*context.groups, new, past=len(shots)), "causal", [context]))
+        outs.append(
+            NET(z, text, sigma, Layout.single(*context.groups, new, past=len(shots)), "causal", [context])
+        )
     assert not any(torch.allclose(a, b) for i, a in enumerate(outs) for b in outs[:i])
 
 
@@ -239,7 +246,11 @@ def damage(path: Path, kind: str) -> None:
         case "unlike":
             save_file({"1.keys": keys, "1.values": values[:1].clone()}, path, format_ | {"1": "1 1 2 2 0.1"})
         case "flat":
-            save_file({"1.keys": keys[0, 0].clone(), "1.values": values[0, 0].clone()}, path, format_ | {"1": "1 1 2 2 0.1"})
+            save_file(
+                {"1.keys": keys[0, 0].clone(), "1.values": values[0, 0].clone()},
+                path,
+                format_ | {"1": "1 1 2 2 0.1"},
+            )
         case "layers":
             fewer = {"2.keys": keys[:1].clone(), "2.values": values[:1].clone()}
             save_file(pair | fewer, path, format_ | {"1": "1 1 2 2 0.1", "2": "1 1 2 2 0.1"})

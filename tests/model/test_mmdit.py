@@ -4,11 +4,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from core_fixtures import SIZES, few, inputs, layouts, levels, network, noise, quiet, scene_groups, seeds, some, visibilities
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import Pair, Reference, Sizes
 
+from core_fixtures import (
+    SIZES,
+    few,
+    inputs,
+    layouts,
+    levels,
+    network,
+    noise,
+    quiet,
+    scene_groups,
+    seeds,
+    some,
+    visibilities,
+)
 from longshot.layout import GLOBAL, Group, Layout, global_group
 from longshot.model.context import Context
 from longshot.model.mmdit import MMDiT
@@ -40,10 +53,14 @@ def pairs_of(layout: Layout, seed: int) -> list[list[Pair]]:
 
 
 def reference(net: MMDiT) -> Reference:
-    return Reference(net.state_dict(keep_vars=True), Sizes(net.config.heads, net.config.theta, net.config.rope))
+    return Reference(
+        net.state_dict(keep_vars=True), Sizes(net.config.heads, net.config.theta, net.config.rope)
+    )
 
 
-def run(net: MMDiT, scenes: list[list[Pair]], visibility: str, kernel: str = "prefix", pad: int = 0) -> torch.Tensor:
+def run(
+    net: MMDiT, scenes: list[list[Pair]], visibility: str, kernel: str = "prefix", pad: int = 0
+) -> torch.Tensor:
     """The network on the same groups: packed, from token vectors to predictions."""
     pairs = [pair for scene in scenes for pair in scene]
     T = [[Group(p.shot, len(p.prompt), tuple(p.video.shape[:3])) for p in scene] for scene in scenes]
@@ -61,7 +78,13 @@ def by_reference(net: MMDiT, scenes: list[list[Pair]], visibility: str) -> torch
 
 # -- invariant 1: the network is the network ------------------------------------------------------------------------------
 @few
-@given(st.integers(1, 4), st.tuples(*[st.integers(1, 3)] * 3), st.sampled_from([NET, ANCHORED]), visibilities, seeds)
+@given(
+    st.integers(1, 4),
+    st.tuples(*[st.integers(1, 3)] * 3),
+    st.sampled_from([NET, ANCHORED]),
+    visibilities,
+    seeds,
+)
 def test_one_shot_alone_equals_the_plain_single_shot_network(text, grid, net, visibility, seed):
     scene = pairs_of(Layout.single(Group(1, text, grid)), seed)
     fast, slow = run(net, scene, visibility), by_reference(net, scene, "scene")
@@ -70,7 +93,10 @@ def test_one_shot_alone_equals_the_plain_single_shot_network(text, grid, net, vi
 
 @some
 @given(
-    st.lists(scene_groups(min_text=1), min_size=1, max_size=2), visibilities, st.sampled_from([NET, ANCHORED]), seeds
+    st.lists(scene_groups(min_text=1), min_size=1, max_size=2),
+    visibilities,
+    st.sampled_from([NET, ANCHORED]),
+    seeds,
 )
 def test_packs_of_scenes_equal_the_slow_reference_scene_by_scene(scenes, visibility, net, seed):
     pairs = pairs_of(Layout(tuple(scenes)), seed)
@@ -90,7 +116,9 @@ def test_shots_that_see_only_themselves_equal_separate_calls(groups, seed):
 
 @few
 @given(scene_groups(min_text=1, min_shots=2), visibilities, st.floats(0, 1, width=32), seeds)
-def test_the_same_sigma_in_every_shot_equals_a_network_with_one_scalar_timestep(groups, visibility, sigma, seed):
+def test_the_same_sigma_in_every_shot_equals_a_network_with_one_scalar_timestep(
+    groups, visibility, sigma, seed
+):
     (pairs,) = pairs_of(Layout.single(*groups), seed)
     pairs = [replace(p, sigma=sigma) for p in pairs]
     slow = reference(NET)
@@ -172,7 +200,9 @@ def test_a_whole_network_on_flex_attention_equals_one_on_prefix_attention():
 
 
 @few
-@given(st.lists(scene_groups(), min_size=2, max_size=3), visibilities, st.randoms(use_true_random=False), seeds)
+@given(
+    st.lists(scene_groups(), min_size=2, max_size=3), visibilities, st.randoms(use_true_random=False), seeds
+)
 def test_the_order_of_scenes_in_a_pack_changes_nothing(scenes, visibility, random, seed):
     order = list(range(len(scenes)))
     random.shuffle(order)
@@ -278,7 +308,9 @@ def test_a_dummy_video_of_the_global_prompt_stands_in_its_own_group():
 @pytest.mark.parametrize("part", ["z", "text", "sigma"])
 def test_tensors_that_do_not_fit_the_layout_are_refused_with_both_counts(part):
     z, text, sigma = inputs(STORY, NET)
-    given_ = {"z": z, "text": text, "sigma": sigma} | {part: {"z": z, "text": text, "sigma": sigma}[part][:-1]}
+    given_ = {"z": z, "text": text, "sigma": sigma} | {
+        part: {"z": z, "text": text, "sigma": sigma}[part][:-1]
+    }
     with pytest.raises(ValueError, match="the layout has 12 video tokens, 8 text tokens and 4 groups; got"):
         NET(**given_, layout=STORY)
 

@@ -4,17 +4,18 @@ import math
 
 import pytest
 import torch
-from core_fixtures import noise, seeds, some
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_fixtures import noise, seeds, some
 from longshot.model.rope import rotate, rotations, split_axes
 
 POSITION = st.tuples(*[st.integers(0, 400)] * 3)
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "axes"), [(6, (2, 2, 2)), (8, (4, 2, 2)), (48, (16, 16, 16)), (64, (24, 20, 20)), (128, (44, 42, 42))]
+    ("head_dim", "axes"),
+    [(6, (2, 2, 2)), (8, (4, 2, 2)), (48, (16, 16, 16)), (64, (24, 20, 20)), (128, (44, 42, 42))],
 )
 def test_a_head_is_split_into_even_parts_with_what_is_left_for_time(head_dim, axes):
     assert split_axes(head_dim) == axes

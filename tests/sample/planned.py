@@ -66,10 +66,10 @@ def by_hand(base: Base, plan: Plan, sampling: Sampling) -> dict[int, Tensor]:
             return {g.shot: v[span.slice] for g, span in zip(groups, layout.video_spans, strict=True)}
 
         def velocity(z: dict[int, Tensor], sigma: float) -> dict[int, Tensor]:
-            worded = one_branch(z, sigma, True)  # noqa: B023
+            worded = one_branch(z, sigma, True)
             if sampling.guidance == 1:
                 return worded
-            wordless = one_branch(z, sigma, False)  # noqa: B023
+            wordless = one_branch(z, sigma, False)
             return {s: wordless[s] + sampling.guidance * (worded[s] - wordless[s]) for s in z}
 
         z = {s: noise[s] for s in todo.denoise}

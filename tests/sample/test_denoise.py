@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from core_fixtures import DoubleBase, FieldBase, few, quiet, small_base, some
 from hypothesis import given
 from hypothesis import strategies as st
 from planned import by_hand, clip, shot, story
 from torch import Tensor
 
+from core_fixtures import DoubleBase, FieldBase, few, quiet, small_base, some
 from longshot.errors import UserError
 from longshot.layout import GLOBAL, Layout
 from longshot.model.context import Context
@@ -55,7 +55,9 @@ def make(plan: Plan, sampling: Sampling = PLAIN, base=BASE, **more) -> tuple[dic
 
 
 def close(a: dict[int, Tensor], b: dict[int, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.allclose(a[k].double(), b[k].double(), rtol=0, atol=EXACT) for k in a)
+    return a.keys() == b.keys() and all(
+        torch.allclose(a[k].double(), b[k].double(), rtol=0, atol=EXACT) for k in a
+    )
 
 
 def causal(shots, memory="cache", **more) -> Plan:
@@ -63,7 +65,9 @@ def causal(shots, memory="cache", **more) -> Plan:
 
 
 def bidirectional(shots, **more) -> Plan:
-    return autoregressive(GLOBAL_PROMPT, shots, visibility="scene", memory="recompute", context_sigma=0.125, **more)
+    return autoregressive(
+        GLOBAL_PROMPT, shots, visibility="scene", memory="recompute", context_sigma=0.125, **more
+    )
 
 
 IDENTITY, PLACE = shot(1, "", given=clip(1), pinned=True), shot(2, "", given=clip(2), pinned=True)
@@ -93,7 +97,9 @@ def test_every_mode_equals_a_sampler_written_by_hand(mode):
     assert close(make(MODES[mode])[0], by_hand(BASE, MODES[mode], PLAIN))
 
 
-@pytest.mark.parametrize("mode", ["joint", "interpolation", "auto-regressive, causal, cached", "composition, then going on"])
+@pytest.mark.parametrize(
+    "mode", ["joint", "interpolation", "auto-regressive, causal, cached", "composition, then going on"]
+)
 def test_guidance_equals_two_separate_branches(mode):
     assert close(make(MODES[mode], GUIDED)[0], by_hand(BASE, MODES[mode], GUIDED))
 
@@ -113,7 +119,9 @@ def test_a_causal_cache_equals_recomputed_history(sampling, given_):
 
 # -- what is given stays ----------------------------------------------------------------------------------------------------
 @few
-@given(st.sets(st.integers(1, 4), min_size=1, max_size=3), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.booleans())
+@given(
+    st.sets(st.integers(1, 4), min_size=1, max_size=3), st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.booleans()
+)
 def test_given_shots_come_back_bit_identical_and_stand_still_at_context_sigma(places, level, guided):
     shots, base = story(4, tuple(places)), spy()
     before = {k: shots[k - 1].given.clone() for k in places}
@@ -153,7 +161,9 @@ def test_the_noise_of_a_shot_depends_on_seed_key_and_take_only(seed, key, take):
         return noise_of(replace(shot(number, grid=(1, 2, 2)), noise=of), 3)
 
     own = noise(1, seed, key, take)
-    elsewhere = replace(shot(9, "other words", given=clip(1), pinned=True, grid=(2, 2, 1)), noise=(seed, key, take))
+    elsewhere = replace(
+        shot(9, "other words", given=clip(1), pinned=True, grid=(2, 2, 1)), noise=(seed, key, take)
+    )
     assert torch.equal(own, noise_of(elsewhere, 3))
     for other in ((seed + 1, key, take), (seed, key + "x", take), (seed, key, take + 1)):
         assert not torch.equal(own, noise(1, *other))
@@ -317,7 +327,10 @@ def test_reused_steps_save_one_forward_pass_a_shot():
         base = spy()
         make(causal(story(4)), replace(PLAIN, reuse_steps=reuse), base)
         counts.append(len(base.calls))
-    assert counts == [1 + 4 * (3 + 1), 1 + 4 * 3]  # once for the global prompt; then steps, and maybe one more
+    assert counts == [
+        1 + 4 * (3 + 1),
+        1 + 4 * 3,
+    ]  # once for the global prompt; then steps, and maybe one more
 
 
 # -- the path ---------------------------------------------------------------------------------------------------------------
@@ -344,7 +357,9 @@ def test_heuns_method_is_of_second_order_and_eulers_of_first():
     oracle = FieldBase(lambda z, sigma, k: z)
 
     def error(solver: str, steps: int) -> float:
-        made, _ = make(together("", story(1)), Sampling(steps, shift=1.0, guidance=1.0, solver=solver), oracle)
+        made, _ = make(
+            together("", story(1)), Sampling(steps, shift=1.0, guidance=1.0, solver=solver), oracle
+        )
         exact = noise_of(shot(1), 2).double() * torch.exp(torch.tensor(-1.0, dtype=torch.float64))
         return (made[1].double() - exact).abs().max().item()
 
@@ -367,7 +382,9 @@ def test_a_guidance_of_one_runs_one_branch_and_others_two():
     for guidance, branches in ((1.0, 1), (2.0, 2), (0.0, 2)):
         base = spy()
         _, last = make(causal(story(1)), Sampling(steps=1, guidance=guidance), base)
-        assert {len(layout.scenes) for _, _, layout in base.calls} == {branches} and len(last.contexts) == branches
+        assert {len(layout.scenes) for _, _, layout in base.calls} == {branches} and len(
+            last.contexts
+        ) == branches
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------------

@@ -38,7 +38,9 @@ def test_only_chosen_given_shots_take_part_where_a_choice_is_made():
 
 
 def test_more_shots_than_a_base_can_see_at_once_are_refused_unless_fewer_are_chosen():
-    with pytest.raises(UserError, match="5 shots and images can't all see each other: this base was trained on 3"):
+    with pytest.raises(
+        UserError, match="5 shots and images can't all see each other: this base was trained on 3"
+    ):
         together("", story(5, (1, 2)), window=3)
     assert together("", story(5, (1, 2, 4, 5)), window=3, seen=[2, 4]).rounds[0].denoise == (3,)
 
@@ -50,7 +52,8 @@ def test_nothing_left_to_make_is_said_in_every_mode():
 
 
 @pytest.mark.parametrize(
-    ("shot_", "window", "expected"), [(3, 3, [2, 4]), (3, 4, [1, 2, 4]), (1, 3, [2, 3]), (5, 3, [3, 4]), (3, 1, []), (2, 9, [1, 3, 4, 5])]
+    ("shot_", "window", "expected"),
+    [(3, 3, [2, 4]), (3, 4, [1, 2, 4]), (1, 3, [2, 3]), (5, 3, [3, 4]), (3, 1, []), (2, 9, [1, 3, 4, 5])],
 )
 def test_the_nearest_shots_lie_on_both_sides_and_of_two_as_near_the_earlier_counts(shot_, window, expected):
     assert nearest(5, shot_, window) == expected
@@ -78,7 +81,13 @@ def test_a_chosen_history_is_seen_exactly_and_other_shots_keep_their_window():
 
 
 def test_relevant_history_brings_back_the_shots_of_a_character_who_was_away():
-    prompts = ["Character 1 waves", "Character 2 walks", "a street", "character 2 turns", "Character 1 comes back"]
+    prompts = [
+        "Character 1 waves",
+        "Character 2 walks",
+        "a street",
+        "character 2 turns",
+        "Character 1 comes back",
+    ]
     shots = [shot(k, p) for k, p in enumerate(prompts, start=1)]
     assert histories(autoregressive("", shots, window=3, history="relevant"))[5] == (1, 4)
     assert histories(autoregressive("", shots, window=3, history="recent"))[5] == (3, 4)
@@ -87,7 +96,12 @@ def test_relevant_history_brings_back_the_shots_of_a_character_who_was_away():
 
 
 def test_character_1_is_not_character_12():
-    shots = [shot(1, "Character 12 waves"), shot(2, "Character 1 waves"), shot(3, "x"), shot(4, "Character 12")]
+    shots = [
+        shot(1, "Character 12 waves"),
+        shot(2, "Character 1 waves"),
+        shot(3, "x"),
+        shot(4, "Character 12"),
+    ]
     assert histories(autoregressive("", shots, window=2, history="relevant"))[4] == (1,)
 
 
@@ -100,25 +114,33 @@ def test_pinned_images_are_seen_by_every_later_shot_in_every_kind_of_history(his
 
 def test_pinned_images_that_leave_no_room_in_the_window_are_named_not_dropped():
     shots = [shot(1, given=clip(1), pinned=True), shot(2, given=clip(2), pinned=True), shot(3)]
-    with pytest.raises(UserError, match="shot 3: 2 pinned images and the shot itself need a window of 3, not 2"):
+    with pytest.raises(
+        UserError, match="shot 3: 2 pinned images and the shot itself need a window of 3, not 2"
+    ):
         autoregressive("", shots, window=2)
 
 
 def test_a_later_shot_or_itself_cannot_be_chosen_as_history():
     for bad in (2, 3, 0, 9):
-        with pytest.raises(UserError, match=f"shot 2: shot {bad} isn't an earlier shot, so it can't be history"):
+        with pytest.raises(
+            UserError, match=f"shot 2: shot {bad} isn't an earlier shot, so it can't be history"
+        ):
             autoregressive("", story(3), history={2: [bad]})
 
 
 @pytest.mark.parametrize("window", [0, -1])
 def test_a_window_without_room_for_the_shot_itself_is_refused(window):
-    with pytest.raises(UserError, match=f"a window of {window} shots can't hold even the shot being made; use 1"):
+    with pytest.raises(
+        UserError, match=f"a window of {window} shots can't hold even the shot being made; use 1"
+    ):
         autoregressive("", story(3), window=window)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 20), st.integers(1, 9), st.sampled_from(["recent", "relevant"]), st.data())
-def test_no_round_of_a_roll_out_ever_sees_more_than_its_window_or_a_shot_that_is_not_finished(n, window, kind, data):
+def test_no_round_of_a_roll_out_ever_sees_more_than_its_window_or_a_shot_that_is_not_finished(
+    n, window, kind, data
+):
     given_ = data.draw(st.sets(st.integers(1, n), max_size=n - 1)) if n > 1 else set()
     plan = autoregressive("", story(n, tuple(given_)), window=window, history=kind)
     done = set(given_)
@@ -144,7 +166,9 @@ def test_a_reshoot_may_have_other_words_even_none():
 
 @pytest.mark.parametrize("number", [0, 5, -1])
 def test_a_shot_that_is_not_there_cannot_be_made_again(number):
-    with pytest.raises(UserError, match=f"there is no shot {number} to make again; the film has shots 1 to 4"):
+    with pytest.raises(
+        UserError, match=f"there is no shot {number} to make again; the film has shots 1 to 4"
+    ):
         reshoot(story(4, (1, 2, 3, 4)), number, None, 1)
 
 
@@ -163,7 +187,11 @@ def test_a_context_sigma_that_is_no_noise_level_is_refused(sigma):
         ([Round((1,), (2,)), Round((2, 3))], (), r"sees one that isn't \(done: \[\]\)"),
         ([Round((1,)), Round(()), Round((2, 3))], (), "denoises a shot that is done, or sees one"),
         ([Round((1,)), Round((2,))], (), "no round makes shot 3"),
-        ([Round((2,)), Round((1,), (2,)), Round((3,))], (), "sees a later shot, which causal visibility can't"),
+        (
+            [Round((2,)), Round((1,), (2,)), Round((3,))],
+            (),
+            "sees a later shot, which causal visibility can't",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_run_says_why(rounds, given_, message):

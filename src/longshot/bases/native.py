@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from longshot.bases.base import Spec
 from longshot.bases.text import TokenTable, outside_words, words_of
 from longshot.errors import UserError
 from longshot.flow import per_token, velocity_from_clean
-from longshot.layout import Layout, Visibility
+from longshot.layout import Layout, RopeMode, Visibility
 from longshot.lint import Limits
 from longshot.model.attention import Kernel
 from longshot.model.context import Context
@@ -214,7 +215,8 @@ class NativeBase:
         try:
             with safe_open(path, "pt") as file:
                 meta = file.metadata() or {}
-                state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a mapping)
+                # Copied: a tensor from safetensors is a window on the file, and a file cut short under it kills the process.
+                state = {key: file.get_tensor(key).to(torch.float32, copy=True) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise UserError(
                 f"{path}: not a readable safetensors file ({error}); weights load from safetensors only"
@@ -225,7 +227,7 @@ class NativeBase:
             config = _config_from_json(json.loads(meta["config"]))
             with torch.device("meta"):
                 network = MMDiT(config.network)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
             raise UserError(f"{path}: its config can't be read ({error})") from error
         check_shapes(path, network.state_dict(), state)
         network.load_state_dict(state, strict=True, assign=True)
@@ -268,7 +270,12 @@ def _config_to_json(config: NativeConfig) -> dict:
 def _config_from_json(data: dict) -> NativeConfig:
     spec = dict(data["spec"])
     spec |= {"fps": Fraction(spec["fps"]), "size": tuple(spec["size"]), "stride": tuple(spec["stride"])}
-    return NativeConfig(Spec(**spec), MMDiTConfig(**data["network"]))
+    config = NativeConfig(Spec(**spec), MMDiTConfig(**data["network"]))
+    if config.spec.rope not in get_args(RopeMode) or config.network.predicts not in ("clean", "velocity"):
+        raise ValueError(f"no rope {config.spec.rope!r} or prediction {config.network.predicts!r}")
+    if config.spec.channels != config.network.channels:
+        raise ValueError(f"{config.spec.channels} channels for a network of {config.network.channels}")
+    return config
 
 
 UNTAUGHT = ("jump", "pan_left", "pan_right")  # of the puppet world, what the shipped weights have not seen
