@@ -45,10 +45,10 @@ def main(settings: Settings) -> int:
     seconds, megabytes, manifests = zip(*(run(settings) for _ in range(settings.runs)), strict=True)
     shots = manifests[0]["shots"]
     frames = sum(shot["frames"] for shot in shots)
-    print(f"{settings.scene.name}: {len(shots)} shots, {frames} frames, {manifests[0]['sampling']}")
+    print(f"{settings.scene.name}: {len(shots)} shots, {frames} frames, mode {manifests[0]['mode']}")
     rows = [
         ("wall time, s", spread(seconds), f"under {settings.goal_s:g}"),
-        ("of which making shots, s", spread([m["seconds_to_make"] for m in manifests]), ""),
+        ("of which making shots, s", spread([m["seconds_of_last_run"] for m in manifests]), ""),
         ("peak memory, MB", spread(megabytes), f"under {settings.goal_mb:g}"),
     ]
     print(table((f"{settings.runs} runs", "median (min to max)", "goal"), rows))
