@@ -29,3 +29,13 @@ def shared_data() -> Path:
 def film(shared_data: Path) -> Path:
     """Thirty seconds of Big Buck Bunny: 720 frames of 854x480 at 24 frames/s, cuts at frames 285, 378 and 553."""
     return shared_data / "big-buck-bunny-480p-30s.mp4"
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A weights file like the shipped one's, of a base that is small, fast, and random."""
+    from commands import quick_base
+
+    path = tmp_path_factory.mktemp("base") / "quick.safetensors"
+    quick_base().save(path)
+    return path

@@ -1,5 +1,7 @@
 """The commands. Heavy imports live inside functions, so that `longshot --help` starts at once."""
 
+import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,23 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from longshot.errors import UserError
 
 if TYPE_CHECKING:
     from longshot.bases.native import NativeBase
     from longshot.lint import Finding
-    from longshot.sample.denoise import Sampling
+    from longshot.sample.denoise import Contexts, Sampling
+    from longshot.sample.make import Order, Reel
     from longshot.sample.plan import History, Plan
     from longshot.sample.story import Story
-    from longshot.scene import Scene
+    from longshot.scene import Scene, Shot
 
 Mode = Literal["auto", "joint", "causal", "bidirectional"]
 FormatName = Literal[
     "entitybench", "storymem", "holocine", "shotstream", "longlive", "echoshot", "cinetrans", "lines"
 ]
 ScenePath = Annotated[Positional[Path], arg(metavar="SCENE", help="a scene file, YAML or JSON")]
+Texts = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
 FilmPath = Annotated[Positional[Path], arg(metavar="FILM", help="a folder that `longshot sample` made")]
 
 
@@ -50,6 +54,14 @@ class Options:
     scale: int | None = None
     """whole-number enlargement of the frames in the videos"""
 
+    def __post_init__(self):
+        for name in ("window", "scale"):
+            if (value := getattr(self, name)) is not None and not 1 <= value <= 1000:
+                raise UserError(f"--{name} {value}: use a whole number from 1 on")
+        for name in ("guidance", "shift", "context_sigma"):
+            if (value := getattr(self, name)) is not None and not math.isfinite(value):
+                raise UserError(f"--{name.replace('_', '-')} {value}: isn't a number to work with")
+
     def sampling(self, base: "NativeBase", reuse_steps: bool = False) -> "Sampling":
         from longshot.sample.denoise import Sampling
 
@@ -63,8 +75,14 @@ class Options:
         )
 
     def open(self, causal: bool) -> "NativeBase":
+        import torch
+
         from longshot.bases import load_base
 
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise UserError(f"--device {self.device}: there is none here; use cpu") from None
         return load_base(self.base, "causal" if causal else "bidirectional").to(self.device)
 
 
@@ -103,6 +121,8 @@ def import_(
     from longshot.formats import import_scene
     from longshot.scene import save_scene
 
+    if out.suffix.lower() not in (".yaml", ".yml"):
+        raise UserError(f"{out}: scene files are written as YAML; the name must end in .yaml")
     scene, left = import_scene(file, format, index=index)
     save_scene(scene, out)
     print(f"{out}: {len(scene.shots)} shots, {len(scene.characters)} characters")
@@ -131,7 +151,7 @@ def sample(
     scene: ScenePath,
     out: Path,
     mode: Mode = "auto",
-    given: tuple[str, ...] = (),
+    given: Texts = (),
     history: str = "recent",
     reuse_steps: bool = False,
     save_context: bool = False,
@@ -143,12 +163,13 @@ def sample(
     Args:
         out: the folder to make.
         mode: joint makes all shots at once; causal one by one with a KV cache; bidirectional one by one, recomputing the
-            history; auto is joint where the base's window holds all shots, else causal.
+            history; auto is joint where the base's window holds all shots and no history is chosen, else causal.
         given: pictures or clips that stand for whole shots, as NUMBER=FILE; the other shots are made around them.
-        history: recent, relevant (shots with the same characters first), or which earlier shots each shot sees, as
-            "3:1 4:1,2" (shot 3 sees shot 1; shot 4 sees 1 and 2).
-        reuse_steps: keep the cache of the denoising step nearest context_sigma instead of running one more pass.
-        save_context: keep the KV cache in the folder, to branch from later.
+        history: of the modes that go one by one: recent, relevant (shots with the same characters first), or which earlier
+            shots each shot sees, as "3:1 4:1,2" (shot 3 sees shot 1; shot 4 sees 1 and 2; the others the recent ones).
+        reuse_steps: keep the cache of the denoising step nearest context_sigma instead of running one more pass; a run that
+            was stopped then starts anew.
+        save_context: keep the KV cache in the folder, for `longshot extend`.
         previews: write preview.png into the folder after every step.
     """
     from longshot.sample.plan import autoregressive, together
@@ -156,8 +177,11 @@ def sample(
     from longshot.scene import load_scene
 
     story_file = load_scene(scene)
-    files = {number: Path(name) for number, name in map(_numbered, given)}
-    chosen = _mode_for(mode, story_file, options, len(files))
+    files = _numbered_files(given)
+    chosen = _mode_for(mode, story_file, options, history)
+    for name, asked in (("--reuse-steps", reuse_steps), ("--save-context", save_context)):
+        if asked and chosen != "causal":
+            raise UserError(f"{name} is about the KV cache, which {chosen} hasn't; give --mode causal")
     base = options.open(causal=chosen == "causal")
     findings = _check(scene, base)
     story = tell(story_file, base, scene.parent, files, options.seed)
@@ -174,8 +198,8 @@ def sample(
             history=_history(history, story),
             context_sigma=options.context_sigma,
         )
-    facts = {"mode": chosen, "outside_words": _outside(findings)}
-    _make(base, plan, story, scene, story_file, out, options, facts, reuse_steps, save_context, previews)
+    saved = {"reuse_steps": reuse_steps, "save_context": save_context, "previews": previews}
+    _make(base, plan, story, scene, story_file, out, options, chosen, findings, **saved)
     return 0
 
 
@@ -209,12 +233,21 @@ def interpolate(
     ends = (story.place_of(1), story.place_of(len(story_file.shots)))
     known = tuple(s.shot for s in story.shots if s.given is not None)
     to_make = tuple(e for e in ends if e not in known)
-    rounds = [Round(to_make, known)] if to_make else []
     between = tuple(s.shot for s in story.shots if s.shot not in (*known, *to_make))
-    rounds.append(Round(between, tuple(sorted({*known, *to_make}))))
-    plan = Plan(story.global_prompt, story.shots, tuple(rounds), "scene", "recompute", options.context_sigma)
-    facts = {"mode": "interpolate", "outside_words": _outside(findings)}
-    _make(base, plan, story, scene, story_file, out, options, facts)
+    window = options.window or base.spec.max_shots
+    if not between:
+        raise UserError(
+            f"{scene}: every shot between the first and the last is given: nothing is left to make"
+        )
+    if len(story.shots) > window:
+        raise UserError(
+            f"{scene}: {len(story.shots)} shots and images can't all see each other: the window holds {window} at once; "
+            "interpolate in parts"
+        )
+    seen = tuple(sorted({*known, *to_make}))
+    rounds = (*([Round(to_make, known)] if to_make else []), Round(between, seen))
+    plan = Plan(story.global_prompt, story.shots, rounds, "scene", "recompute", options.context_sigma)
+    _make(base, plan, story, scene, story_file, out, options, "interpolate", findings)
     return 0
 
 
@@ -223,7 +256,7 @@ def compose(
     out: Path,
     identity: Path,
     environment: Path,
-    swap: tuple[str, ...] = (),
+    swap: Texts = (),
     options: Annotated[Options, arg(name="")] = Options(),
 ) -> int:
     """Join a person from one picture and a place from another; then swap the person and go on.
@@ -242,11 +275,13 @@ def compose(
     base = options.open(causal=False)
     findings = _check(scene, base)
     story = tell(story_file, base, scene.parent, seed=options.seed)
-    people = {1: identity} | {number: Path(name) for number, name in map(_numbered, swap)}
+    swaps = _numbered_files(swap)
+    if 1 in swaps:
+        raise UserError(f"--swap 1={swaps[1]}: shot 1 begins with --identity; swap from shot 2 on")
+    people = {1: identity} | swaps
     window = options.window or base.spec.max_shots
     plan, story = composition(base, story, people, environment, window, options.context_sigma)
-    facts = {"mode": "compose", "outside_words": _outside(findings)}
-    _make(base, plan, story, scene, story_file, out, options, facts)
+    _make(base, plan, story, scene, story_file, out, options, "compose", findings)
     return 0
 
 
@@ -264,29 +299,39 @@ def reshoot(
         prompt: other words for it.
         take: which take; the next one if not given.
     """
+    from dataclasses import replace
+
     from longshot.sample.make import film_to_continue
     from longshot.sample.plan import nearest, together
     from longshot.sample.plan import reshoot as again
+    from longshot.scene import SHOT_CUT, Scene
 
     base = options.open(causal=False)
-    manifest, shots, names, numbers = film_to_continue(film, base)
-    if shot not in numbers:
-        raise UserError(
-            f"{film}: has no shot {shot}; its shots are {', '.join(str(n) for n in numbers if n)}"
-        )
-    place = numbers.index(shot) + 1
-    if prompt is not None and shots[place - 1].prompt.startswith("[SHOT CUT]"):
-        prompt = f"[SHOT CUT] {prompt}"
-    new = again(shots, place, prompt, shots[place - 1].noise[2] + 1 if take is None else take)
+    reel = film_to_continue(film, base)
+    if shot not in reel.numbers:
+        raise UserError(f"{film}: has no shot {shot}; it has shots 1 to {len(reel.scene.shots)}")
+    place = reel.numbers.index(shot) + 1
+    seed, key, old_take = reel.shots[place - 1].noise
+    take, seed = old_take + 1 if take is None else take, seed if options.seed is None else options.seed
+    changed = {"take": take} | ({} if prompt is None else {"prompt": prompt})
+    changed |= {} if options.seed is None else {"seed": seed}
+    scene = Scene.model_validate(reel.scene.model_dump())
+    scene.shots[shot - 1] = _shot(f"shot {shot}", scene.shots[shot - 1].model_dump() | changed)
+    findings = _check_shots(film, scene, base, [shot])
+    words = None if prompt is None else scene.shot_prompts()[shot - 1]
+    if words and not reel.shots[place - 1].prompt.startswith(SHOT_CUT):  # a first-frame image has the cut
+        words = words.removeprefix(SHOT_CUT).lstrip()
+    new = again(reel.shots, place, words, take)
+    new[place - 1] = replace(new[place - 1], noise=(seed, key, take))
     seen = nearest(len(new), place, options.window or base.spec.max_shots)
-    plan = together(str(manifest.get("global_prompt", "")), new, options.context_sigma, seen=seen)
-    _remake(base, plan, names, numbers, film, manifest, options)
+    plan = together(scene.global_prompt(), new, options.context_sigma, seen=seen)
+    _remake(base, plan, reel, reel.numbers, scene, film, options, "reshoot", findings)
     return 0
 
 
 def extend(
     film: FilmPath,
-    prompt: tuple[str, ...],
+    prompt: Texts,
     frames: int | None = None,
     cut: bool = False,
     mode: Literal["causal", "bidirectional"] = "causal",
@@ -301,23 +346,36 @@ def extend(
         mode: with a KV cache, or recomputing the history.
     """
     from longshot.sample.film import FilmFolder
-    from longshot.sample.make import continued, film_to_continue, names_for
+    from longshot.sample.make import continued, film_to_continue
     from longshot.sample.plan import autoregressive
+    from longshot.scene import Scene
 
+    prompts = [text for texts in prompt for text in texts]
+    if not prompts:
+        raise UserError("--prompt: say what happens in the new segment")
     base = options.open(causal=mode == "causal")
-    manifest, shots, _, numbers = film_to_continue(film, base)
-    prompts = [f"[SHOT CUT] {p}" if cut else p for p in prompt]
-    shots, numbers = continued(base, shots, numbers, prompts, frames)
+    reel = film_to_continue(film, base)
+    first = len(reel.scene.shots) + 1
+    new = [
+        _shot(f"shot {n}", {"prompt": text, "cut": cut, "frames": frames})
+        for n, text in enumerate(prompts, start=first)
+    ]
+    scene = Scene.model_validate(reel.scene.model_dump() | {"shots": [*reel.scene.shots, *new]})
+    findings = _check_shots(film, scene, base, range(first, first + len(new)))
+    shots, numbers = continued(base, reel, scene, options.seed)
     plan = autoregressive(
-        str(manifest.get("global_prompt", "")),
+        scene.global_prompt(),
         shots,
         visibility="causal" if mode == "causal" else "scene",
         memory="cache" if mode == "causal" else "recompute",
         window=options.window or base.spec.max_shots,
         context_sigma=options.context_sigma,
     )
-    contexts = FilmFolder(film).load_contexts(options.sampling(base).branches) if mode == "causal" else None
-    _remake(base, plan, names_for(numbers), numbers, film, manifest, options, contexts)
+    branches = options.sampling(base).branches
+    contexts = (
+        FilmFolder(film).load_contexts(base.fingerprint(), branches, reel.keys) if mode == "causal" else None
+    )
+    _remake(base, plan, reel, numbers, scene, film, options, f"extend, {mode}", findings, contexts)
     return 0
 
 
@@ -401,11 +459,16 @@ def eval_(
         causal: weights for context-causal attention.
     """
     from longshot.bases import load_base
-    from longshot.eval.puppets import EvalConfig, evaluate
+    from longshot.eval.puppets import EvalConfig, Progress, evaluate
     from longshot.eval.report import write
 
     config = EvalConfig(scenes=scenes, seed=seed, **({"tasks": tasks} if tasks else {}))
-    scores = evaluate(load_base(bidirectional), load_base(causal, "causal"), config, _say)
+
+    def tell(at: Progress) -> None:
+        if at.done == at.total:
+            _say(f"{at.task}: {at.run} done, {at.total} scenes")
+
+    scores = evaluate(load_base(bidirectional), load_base(causal, "causal"), config, tell)
     write(scores, out)
     print(f"{out / 'scores.json'}")
     return 0
@@ -431,6 +494,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; exits with 2 for bad input (one line says what), 130 when it was stopped."""
     try:
         code = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=args, prog="longshot", description=__doc__)
+        sys.stdout.flush()
     except UserError as error:
         print(f"longshot: {error}", file=sys.stderr)
         code = 2
@@ -440,8 +504,8 @@ def main(args: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         code = 130
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # a reader such as `head` has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
 
@@ -467,13 +531,11 @@ def _open_limits(base: str):
 
 def _unreadable(path: Path) -> str | None:
     """What is wrong with a reference file, or None."""
-    from longshot.video import is_picture, probe, read_image
+    from longshot.sample.story import is_still
+    from longshot.video import probe, read_image
 
     try:
-        if is_picture(path):
-            read_image(path)
-        else:
-            probe(path)
+        read_image(path) if is_still(path) else probe(path)
     except UserError as error:
         return str(error)
     return None
@@ -494,33 +556,76 @@ def _check(path: Path, base: "NativeBase") -> "list[Finding]":
     return findings
 
 
+def _check_shots(film: Path, scene: "Scene", base: "NativeBase", numbers: Sequence[int]) -> "list[Finding]":
+    """Lints a film's scene of which some shots are new: their warnings are shown, their errors stop."""
+    from longshot.lint import lint
+
+    findings = lint(scene, None, base.limits())
+    for finding in findings:
+        if finding.field.split(",")[0] in [f"shot {n}" for n in numbers]:
+            if finding.level == "error":
+                raise UserError(finding.text(film))
+            print(finding.text(film))
+    return findings
+
+
+def _shot(label: str, fields: dict) -> "Shot":
+    """A shot made of a person's own arguments."""
+    from pydantic import ValidationError
+
+    from longshot.scene import Shot
+
+    try:
+        return Shot.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{label}: {', '.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
 def _outside(findings: "Sequence[Finding]") -> list[str]:
-    return [f"{f.field}: {f.message}" for f in findings if "outside" in f.message]
+    return [f"{f.field}: {f.message}" for f in findings if "outside the world of" in f.message]
 
 
-def _numbered(text: str) -> tuple[int, str]:
-    number, equals, name = text.partition("=")
-    if not equals or not number.isdigit():
-        raise UserError(f"{text!r}: write NUMBER=FILE, for example 1=first.png")
-    return int(number), name
+def _numbered_files(texts: Sequence[Sequence[str]]) -> dict[int, Path]:
+    """NUMBER=FILE, each number once."""
+    files: dict[int, Path] = {}
+    for text in (text for some in texts for text in some):
+        number, equals, name = text.partition("=")
+        if not (equals and name and number.isdecimal()):
+            raise UserError(f"{text!r}: write NUMBER=FILE, for example 1=first.png")
+        if int(number) in files:
+            raise UserError(f"{text!r}: shot {int(number)} has {files[int(number)]} already")
+        files[int(number)] = Path(name)
+    return files
 
 
 def _mode_for(
-    mode: Mode, scene: "Scene", options: Options, num_given: int
+    mode: Mode, scene: "Scene", options: Options, history: str
 ) -> Literal["joint", "causal", "bidirectional"]:
     """What `auto` stands for, said aloud."""
+    from longshot.bases import load_base
     from longshot.bases.native import TINY_SPEC
 
+    if mode == "joint" and history != "recent":
+        raise UserError(
+            "--history: in joint mode all shots see each other; give --mode causal or bidirectional"
+        )
     if mode != "auto":
         return mode
+    spec = TINY_SPEC if options.base == TINY_SPEC.name else load_base(options.base).spec
     images = sum(r.role != "video" for s in scene.shots for r in s.references)
-    total, window = len(scene.shots) + images, options.window or TINY_SPEC.max_shots
+    total, window = len(scene.shots) + images, options.window or spec.max_shots
+    if history != "recent":
+        _say("mode causal: one shot after the other, each seeing the history you chose")
+        return "causal"
     if total <= window:
+        _say(f"mode joint: the {total} shots and images are made together, in a window of {window}")
         return "joint"
     _say(
-        f"{total} shots and images are more than the window of {window}: going one by one, each seeing the last {window - 1}"
+        f"mode causal: {total} shots and images are more than the window of {window}, so one shot after the other, each "
+        f"seeing the last {window - 1} before it"
     )
-    return "bidirectional" if num_given else "causal"
+    return "causal"
 
 
 def _history(text: str, story: "Story") -> "History | dict[int, list[int]]":
@@ -530,12 +635,14 @@ def _history(text: str, story: "Story") -> "History | dict[int, list[int]]":
     for part in text.split():
         shot, colon, seen = part.partition(":")
         numbers = [shot, *filter(None, seen.split(","))]
-        if not colon or not all(n.isdigit() for n in numbers):
+        if not colon or not all(n.isdecimal() for n in numbers):
             raise UserError(
                 f"history {part!r}: write SHOT:SHOT,SHOT for example 4:1,2; or recent; or relevant"
             )
         place, *rest = (story.place_of(int(n)) for n in numbers)
         chosen[place] = rest
+    if not chosen:
+        raise UserError("--history: say recent, relevant, or which shots each sees, for example 4:1,2")
     return chosen
 
 
@@ -547,7 +654,8 @@ def _make(
     scene: "Scene",
     out: Path,
     options: Options,
-    facts: dict,
+    mode: str,
+    findings: "Sequence[Finding]",
     reuse_steps: bool = False,
     save_context: bool = False,
     previews: bool = False,
@@ -557,13 +665,14 @@ def _make(
 
     for note in story.notes:
         print(note)
-    facts = {"title": scene.title or path.stem, "scene": scene.model_dump(mode="json"), **facts}
+    title = scene.title or path.stem
     order = Order(
         plan=plan,
         sampling=options.sampling(base, reuse_steps),
         names=names_for(story.numbers),
         numbers=tuple(story.numbers),
-        facts=facts,
+        mode=mode,
+        facts={"title": title, "mode": mode, **_facts(scene, findings)},
         scale=options.scale or base.spec.display_scale,
         save_context=save_context,
     )
@@ -573,31 +682,43 @@ def _make(
 def _remake(
     base: "NativeBase",
     plan: "Plan",
-    names: Sequence[str],
+    reel: "Reel",
     numbers: Sequence[int | None],
+    scene: "Scene",
     film: Path,
-    manifest: dict,
     options: Options,
-    contexts=None,
+    mode: str,
+    findings: "Sequence[Finding]",
+    contexts: "Contexts | None" = None,
 ) -> None:
-    """Runs a plan made from a finished film, in its folder."""
-    from longshot.sample.make import Order
+    """Runs a plan made from a finished film, in its folder. `scene` is what the film then is."""
+    from longshot.sample.make import Order, names_for
 
-    facts = {key: manifest[key] for key in ("title", "scene", "mode", "outside_words") if key in manifest}
+    facts = {key: reel.manifest[key] for key in ("title", "mode") if key in reel.manifest}
     order = Order(
         plan=plan,
         sampling=options.sampling(base),
-        names=tuple(names),
+        names=(*reel.names, *names_for(numbers)[len(reel.names) :]),
         numbers=tuple(numbers),
-        facts=facts,
-        scale=options.scale or base.spec.display_scale,
+        mode=mode,
+        facts=facts | _facts(scene, findings),
+        scale=options.scale or reel.scale or base.spec.display_scale,
         save_context=contexts is not None,
     )
     _run(base, order, film, options, contexts)
 
 
+def _facts(scene: "Scene", findings: "Sequence[Finding]") -> dict:
+    return {"outside_words": _outside(findings), "scene": scene.model_dump(mode="json")}
+
+
 def _run(
-    base: "NativeBase", order, out: Path, options: Options, contexts=None, previews: bool = False
+    base: "NativeBase",
+    order: "Order",
+    out: Path,
+    options: Options,
+    contexts: "Contexts | None" = None,
+    previews: bool = False,
 ) -> None:
     from longshot.sample.make import make_film
     from longshot.sample.progress import Progress

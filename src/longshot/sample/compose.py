@@ -4,13 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from longshot.bases.base import Base
 from longshot.errors import UserError
 from longshot.sample.plan import Plan, PlannedShot, autoregressive
-from longshot.sample.story import Story
-from longshot.video import is_picture, read_frames, read_image
+from longshot.sample.story import Story, still
 
 
 def composition(
@@ -27,7 +24,9 @@ def composition(
     shots: list[PlannedShot] = []
     numbers: list[int | None] = []
     sees: dict[int, list[int]] = {}
-    place, era = 0, []
+    place = 0
+    era: list[int] = []  # the place, the person in force, and the shots made with that person
+    room = max(window - 3, 0)  # beside the two images and the shot being made
 
     def add(shot: PlannedShot, number: int | None) -> int:
         shots.append(replace(shot, shot=len(shots) + 1))
@@ -46,7 +45,7 @@ def composition(
                 add(_image(base, people[number], f"the identity image for shot {number}", words), None),
             ]
         at = add(shot, number)
-        sees[at] = era[:2] + era[2:][-max(window - 3, 0) :]
+        sees[at] = era[:2] + era[max(len(era) - room, 2) :]
         era.append(at)
     plan = autoregressive(
         story.global_prompt,
@@ -61,10 +60,5 @@ def composition(
 
 
 def _image(base: Base, path: Path, label: str, prompt: str) -> PlannedShot:
-    size = base.spec.size
-    if is_picture(path):
-        picture = read_image(path, size)
-    else:
-        picture = read_frames(path, size=size, stop_s=float(1 / base.spec.fps), fps=base.spec.fps)[0]
-    grid = base.spec.grid(base.spec.min_frames, *size)
-    return PlannedShot(1, label, prompt, grid, (0, label, 0), base.encode(np.asarray(picture)[None]))
+    grid = base.spec.grid(base.spec.min_frames, *base.spec.size)
+    return PlannedShot(1, label, prompt, grid, (0, label, 0), base.encode(still(path, base.spec)))

@@ -4,6 +4,7 @@
     scene.mp4            all of them, in order     sheet.png                         a contact sheet
     manifest.json        what was made, from what, with which settings
     context/             keys and values, one file a branch (only where asked for)
+    takes/               finished shots that another take replaced
 
 A shot's `key` is a hash of everything that decides its pixels, its history's keys included, so a run that was stopped goes on
 with the shots whose keys still fit and makes the others again.
@@ -20,18 +21,19 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 import longshot
 from longshot.bases.base import Base
+from longshot.document import read_text
 from longshot.errors import UserError
 from longshot.files import atomic_path, write_text
 from longshot.model.context import Context
 from longshot.sample.denoise import Contexts, Sampling
 from longshot.sample.plan import Plan, PlannedShot
 from longshot.sheet import contact_sheet
-from longshot.video import write_image, write_video
+from longshot.tensors import save_tensors
+from longshot.video import probe, write_image, write_video
 
 MANIFEST = "manifest.json"
 Frames = UInt8[np.ndarray, "frames height width 3"]
@@ -82,24 +84,43 @@ class FilmFolder:
         return self.path / "context" / f"branch_{branch}.safetensors"
 
     # -- shots ----------------------------------------------------------------------------------------------------------
-    def save_shot(self, name: str, key: str, shot: PlannedShot, z: Tensor) -> None:
-        """Writes a finished shot's latent with all that `load_shot` needs."""
+    def save_shot(self, base: Base, name: str, key: str, shot: PlannedShot, z: Tensor, scale: int) -> None:
+        """Writes a finished shot: its video, and its latent with all that `load_shot` needs. Both are whole, or neither is."""
         meta = {"key": key, "label": shot.label, "prompt": shot.prompt}
         meta |= {
             "grid": json.dumps(shot.grid),
             "noise": json.dumps(shot.noise),
             "pinned": json.dumps(shot.pinned),
         }
-        with atomic_path(self.latent(name)) as temporary:
-            save_file({"z": z.cpu().contiguous()}, temporary, meta)
+        with atomic_path(self.video(name)) as temporary:
+            write_video(temporary, base.decode(z, shot.grid), base.spec.fps, scale=scale)
+            save_tensors(self.latent(name), {"z": z.cpu().contiguous()}, meta)
 
-    def key(self, name: str) -> str | None:
-        """The key of a finished shot, or None where there is no whole one."""
+    def repair_video(self, base: Base, name: str, shot: PlannedShot, z: Tensor, scale: int) -> None:
+        """Writes a finished shot's video again where it is missing, damaged, or of another size."""
+        frames = base.decode(z, shot.grid)
+        height, width = (n * scale + n * scale % 2 for n in frames.shape[1:3])
         try:
+            info = probe(self.video(name))
+            fits = (info.width, info.height, info.frames) == (width, height, len(frames))
+        except UserError:
+            fits = False
+        if not fits:
+            write_video(self.video(name), frames, base.spec.fps, scale=scale)
+
+    def finished(self, name: str) -> tuple[str, PlannedShot] | None:
+        """The key of a finished shot and the shot itself, given; None where there is no whole one."""
+        try:
+            shot = self.load_shot(name, 1)
             with safe_open(self.latent(name), "pt") as file:
-                return (file.metadata() or {}).get("key")
-        except (OSError, SafetensorError):
+                return file.metadata()["key"], shot
+        except (UserError, KeyError):
             return None
+
+    def latent_of(self, name: str, key: str) -> Tensor | None:
+        """The clean latent of a finished shot that has this key, or None."""
+        found = self.finished(name)
+        return found[1].given if found and found[0] == key else None
 
     def load_shot(self, name: str, place: int) -> PlannedShot:
         """A finished shot, given at `place` of a new plan. Raises UserError when it can't be read."""
@@ -107,38 +128,40 @@ class FilmFolder:
             with safe_open(self.latent(name), "pt") as file:
                 meta = file.metadata() or {}
                 z = file.get_tensor("z")
-            grid = json.loads(meta["grid"])
+            t, h, w = (int(n) for n in json.loads(meta["grid"]))
             seed, key, take = json.loads(meta["noise"])
+            if z.ndim != 2 or len(z) != t * h * w:
+                raise ValueError(f"{list(z.shape)} numbers for a grid of {t}x{h}x{w}")
             return PlannedShot(
                 shot=place,
                 label=meta["label"],
                 prompt=meta["prompt"],
-                grid=(grid[0], grid[1], grid[2]),
-                noise=(seed, key, take),
+                grid=(t, h, w),
+                noise=(int(seed), str(key), int(take)),
                 given=z,
-                pinned=json.loads(meta["pinned"]),
+                pinned=json.loads(meta["pinned"]) is True,
             )
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{self.latent(name)}: not a finished shot ({error}); make the film again"
+                f"{self.latent(name)}: not a finished shot ({_reason(error)}); `longshot sample` makes it again"
             ) from error
 
     def key_of_same(self, name: str, shot: PlannedShot) -> str | None:
         """The key under which this very given shot lies here already, or None: a film's own shots keep their keys."""
-        if shot.given is None or self.key(name) is None:
+        if shot.given is None or not (found := self.finished(name)):
             return None
-        mine = self.load_shot(name, shot.shot)
+        key, mine = found
         same = mine.given is not None and torch.equal(mine.given, shot.given.cpu())
-        return self.key(name) if same and (mine.prompt, mine.noise) == (shot.prompt, shot.noise) else None
+        return key if same and (mine.prompt, mine.noise) == (shot.prompt, shot.noise) else None
 
     def keep_take(self, name: str, key: str) -> None:
         """Copies a finished shot's files to takes/ before one with another key replaces them: no take is ever lost."""
-        old = self.key(name)
-        if old is None or old == key:
+        found = self.finished(name)
+        if not found or found[0] == key:
             return
-        take = self.load_shot(name, 1).noise[2]
+        old, shot = found
         for file in (self.video(name), self.latent(name)):
-            kept = self.path / "takes" / f"{name}_take_{take}_{old[:6]}{file.suffix}"
+            kept = self.path / "takes" / f"{name}_take_{shot.noise[2]}_{old[:6]}{file.suffix}"
             if file.exists() and not kept.exists():
                 with atomic_path(kept) as temporary:
                     shutil.copyfile(file, temporary)
@@ -148,23 +171,30 @@ class FilmFolder:
         """What `finish` wrote. Raises UserError where there is no finished film."""
         path = self.path / MANIFEST
         try:
-            data = json.loads(path.read_text("utf-8"))
-            if not isinstance(data, dict) or not isinstance(data.get("shots"), list):
-                raise ValueError("it has no list of shots")
-        except FileNotFoundError:
+            data = json.loads(read_text(path))
+            _check_entries(data)
+        except (ValueError, RecursionError) as error:
+            if not path.exists():
+                raise UserError(
+                    f"{self.path}: no film here (no {MANIFEST}); make one with `longshot sample`"
+                ) from None
+            reason = str(error).removeprefix(f"{path}: ")
             raise UserError(
-                f"{self.path}: no film here (no {MANIFEST}); make one with `longshot sample`"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: can't be read ({error})") from error
+                f"{path}: damaged ({reason}); `longshot sample` writes it again from the finished shots"
+            ) from error
         return data
+
+    def entries(self) -> dict[str, dict]:
+        """The shots of the manifest by name; none where there is no readable one."""
+        try:
+            return {entry["name"]: entry for entry in self.manifest()["shots"]}
+        except UserError:
+            return {}
 
     def load(self) -> tuple[dict, list[PlannedShot]]:
         """The manifest and every shot, in story order, as given."""
         manifest = self.manifest()
-        names = [str(entry.get("name")) for entry in manifest["shots"]]
-        if bad := [n for n in names if not n.replace("_", "").isalnum()]:
-            raise UserError(f"{self.path / MANIFEST}: {bad[0]!r} isn't the name of a shot")
+        names = [entry["name"] for entry in manifest["shots"]]
         return manifest, [self.load_shot(name, place) for place, name in enumerate(names, start=1)]
 
     def finish(
@@ -200,12 +230,64 @@ class FilmFolder:
         write_text(self.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
     # -- contexts -------------------------------------------------------------------------------------------------------
-    def save_contexts(self, contexts: Contexts) -> None:
+    def save_contexts(self, contexts: Contexts, fingerprint: str, keys: Sequence[str]) -> None:
+        """Writes the contexts and, last, what they are of: the weights that remembered, and the keys of the film's shots."""
+        self.context_facts.unlink(missing_ok=True)
         for branch, context in enumerate(contexts):
             context.save(self.context(branch))
+        facts = {"weights": fingerprint, "branches": len(contexts), "shots": list(keys)}
+        write_text(self.context_facts, json.dumps(facts))
 
-    def load_contexts(self, branches: int) -> Contexts | None:
-        """The saved contexts, or None where none were kept."""
-        if not all(self.context(b).exists() for b in range(branches)):
+    def load_contexts(self, fingerprint: str, branches: int, keys: Sequence[str]) -> Contexts | None:
+        """The saved contexts; None where none were kept for these very shots and so many branches.
+
+        Raises UserError for contexts that other weights remembered, and for damaged ones.
+        """
+        if not self.context_facts.exists():
             return None
+        try:
+            facts = json.loads(read_text(self.context_facts))
+            weights, kept, shots = facts["weights"], facts["branches"], facts["shots"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.context_facts}: damaged; remove the folder {self._no_context}") from error
+        if shots != list(keys) or kept != branches:
+            return None
+        if weights != fingerprint:
+            raise UserError(
+                f"{self.context_facts.parent}: was remembered by other weights; give those with --base, or remove the "
+                f"folder {self._no_context}"
+            )
         return tuple(Context.load(self.context(b)) for b in range(branches))
+
+    def holds_contexts(self, keys: Sequence[str]) -> bool:
+        """Whether contexts of these very shots are kept."""
+        try:
+            return json.loads(read_text(self.context_facts))["shots"] == list(keys)
+        except (KeyError, TypeError, ValueError):
+            return False
+
+    _no_context = "to have the history read again"
+
+    @property
+    def context_facts(self) -> Path:
+        return self.path / "context" / "context.json"
+
+
+def _check_entries(data: object) -> None:
+    """Raises ValueError unless a manifest lists shots with the names, numbers and keys that going on needs."""
+    if not isinstance(data, dict) or not isinstance(data.get("shots"), list) or not data["shots"]:
+        raise ValueError("it has no list of shots")
+    for entry in data["shots"]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("key"), str):
+            raise ValueError("a shot has no key")
+        name, number = entry.get("name"), entry.get("number")
+        if not isinstance(name, str) or not name.replace("_", "").isalnum():
+            raise ValueError(f"{name!r} isn't the name of a shot")
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise ValueError(f"{number!r} isn't the number of a shot")
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line of words."""
+    words = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+    return " ".join(words.split()) or type(error).__name__

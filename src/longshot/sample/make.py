@@ -9,23 +9,26 @@ from torch import Tensor
 
 from longshot.bases.base import Base
 from longshot.errors import UserError
+from longshot.lint import scene_frames
 from longshot.sample.denoise import Contexts, Sampling, Step, denoise
-from longshot.sample.film import FilmFolder, shot_keys
+from longshot.sample.film import MANIFEST, FilmFolder, shot_keys
 from longshot.sample.plan import Plan, PlannedShot
-from longshot.video import write_video
+from longshot.scene import Scene
 
 
 @dataclass(frozen=True)
 class Order:
     """A film to be made. names and numbers: for each planned shot its file name and scene number (None: an extra image).
 
-    facts: what the manifest shall say besides. scale: enlargement of frames in the videos.
+    mode: what to call the way its shots are made. facts: what the manifest shall say besides. scale: enlargement of frames in
+    the videos.
     """
 
     plan: Plan
     sampling: Sampling
     names: tuple[str, ...]
     numbers: tuple[int | None, ...]
+    mode: str = ""
     facts: dict = field(default_factory=dict)
     scale: int = 1
     save_context: bool = False
@@ -61,27 +64,26 @@ def make_film(
     name_of = {s.shot: name for s, name in zip(plan.shots, order.names, strict=True)}
     keys = shot_keys(plan, order.sampling, fingerprint)
     keys |= {s.shot: key for s in plan.shots if (key := film.key_of_same(name_of[s.shot], s))}
-    made = {k: film.load_shot(name, k).given for k, name in name_of.items() if film.key(name) == keys[k]}
-    whole = [r.denoise for r in plan.rounds if not order.sampling.reuse_steps and all(made.get(k) is not None for k in r.denoise)]
-    done = {k: z for round in whole for k in round if (z := made[k]) is not None}
+    done = _done(film, order, name_of, keys)
     latents: dict[int, Tensor] = dict(done)
 
     def keep(shot: PlannedShot, z: Tensor) -> None:
         latents[shot.shot] = z
         name = name_of[shot.shot]
         film.keep_take(name, keys[shot.shot])
-        write_video(film.video(name), base.decode(z, shot.grid), base.spec.fps, scale=order.scale)
-        film.save_shot(name, keys[shot.shot], shot, z)
+        film.save_shot(base, name, keys[shot.shot], shot, z, order.scale)
 
     started = time.monotonic()
     for shot in plan.shots:
-        if shot.given is not None and film.key(name_of[shot.shot]) != keys[shot.shot]:
+        name = name_of[shot.shot]
+        if shot.given is not None and film.latent_of(name, keys[shot.shot]) is None:
             keep(shot, shot.given)
-        elif shot.given is not None:
-            latents[shot.shot] = shot.given
-        elif shot.shot in done and on_shot:
-            on_shot(shot.label, True)
-    final = contexts
+        elif (z := done.get(shot.shot, shot.given)) is not None:
+            latents[shot.shot] = z
+            film.repair_video(base, name, shot, z, order.scale)
+            if on_shot and shot.given is None:
+                on_shot(shot.label, True)
+    final = None
     for finished in denoise(
         base, plan, order.sampling, device=device, contexts=contexts, done=done, on_step=on_step
     ):
@@ -90,59 +92,107 @@ def make_film(
             if on_shot:
                 on_shot(plan[k].label, False)
         final = finished.contexts
-    if order.save_context and plan.memory == "cache" and final:
-        film.save_contexts(final)
+    if order.save_context and final:
+        film.save_contexts(final, fingerprint, [keys[s.shot] for s in plan.shots])
     seconds = round(time.monotonic() - started, 2)
-    finish(base, order, film, latents, keys, {**order.facts, "seconds_to_make": seconds})
+    how = {"mode": order.mode, "weights": fingerprint, "visibility": plan.visibility, "memory": plan.memory}
+    how |= {"context_sigma": plan.context_sigma, "sampling": asdict(order.sampling)}
+    facts = {**order.facts, "base": base.spec.name, "fps": str(base.spec.fps), "scale": order.scale}
+    facts |= {"global_prompt": plan.global_prompt, "seconds_of_last_run": seconds}
+    entries = _entries(base, order, keys, how, film.entries())
+    film.finish(base, entries, [(s, latents[s.shot]) for s in plan.shots], facts, order.scale)
     return film
 
 
-def finish(
-    base: Base, order: Order, film: FilmFolder, latents: dict[int, Tensor], keys: dict[int, str], facts: dict
-) -> None:
-    """Writes what belongs to the film as a whole."""
-    plan, fps = order.plan, base.spec.fps
-    history = {k: r.given for r in plan.rounds for k in r.denoise}
+def _done(film: FilmFolder, order: Order, name_of: dict[int, str], keys: dict[int, str]) -> dict[int, Tensor]:
+    """The latents of the rounds that are finished on disk. A cache made of denoising steps can't be had from them."""
+    if order.sampling.reuse_steps:
+        return {}
+    done: dict[int, Tensor] = {}
+    for r in order.plan.rounds:
+        made = {k: z for k in r.denoise if (z := film.latent_of(name_of[k], keys[k])) is not None}
+        done |= made if len(made) == len(r.denoise) else {}
+    if order.save_context and not film.holds_contexts([keys[s.shot] for s in order.plan.shots]):
+        last = order.plan.rounds[-1].denoise  # making it again gives the context
+        done = {k: z for k, z in done.items() if k not in last}
+    return done
+
+
+def _entries(
+    base: Base, order: Order, keys: dict[int, str], how: dict, before: dict[str, dict]
+) -> list[dict]:
+    """What the manifest says of each shot; of one that an earlier run made, how that run made it."""
+    history = {k: r.given for r in order.plan.rounds for k in r.denoise}
     entries = []
-    for shot, name, number in zip(plan.shots, order.names, order.numbers, strict=True):
+    for shot, name, number in zip(order.plan.shots, order.names, order.numbers, strict=True):
         frames = base.spec.frames(shot.grid)
         seed, _, take = shot.noise
         entry = {"name": name, "number": number, "label": shot.label, "prompt": shot.prompt, "frames": frames}
-        entry |= {"seconds": float(frames / fps), "seed": seed, "take": take, "given": shot.given is not None}
+        entry |= {"seconds": float(frames / base.spec.fps), "seed": seed, "take": take}
+        entry |= {"video": f"{name}.mp4", "key": keys[shot.shot], "given": shot.given is not None}
         entry |= {"history": [order.names[k - 1] for k in history.get(shot.shot, ())]}
-        entries.append(entry | {"video": f"{name}.mp4", "key": keys[shot.shot]})
-    facts |= {"base": base.spec.name, "fps": str(fps), "global_prompt": plan.global_prompt}
-    facts |= {"visibility": plan.visibility, "memory": plan.memory, "context_sigma": plan.context_sigma}
-    facts |= {"sampling": asdict(order.sampling)}
-    film.finish(base, entries, [(s, latents[s.shot]) for s in plan.shots], facts, order.scale)
+        entry |= {"how": None if shot.given is not None else how}
+        old = before.get(name, {})
+        if old.get("key") == keys[shot.shot]:
+            entry |= {key: old[key] for key in ("given", "history", "how") if key in old}
+        entries.append(entry)
+    return entries
 
 
-def film_to_continue(folder: Path, base: Base) -> tuple[dict, list[PlannedShot], list[str], list[int | None]]:
-    """A finished film's manifest, shots, names and numbers. Raises UserError for another base's film."""
+@dataclass(frozen=True)
+class Reel:
+    """A finished film, to go on with: its manifest, its scene, and its shots, given, with their names and scene numbers."""
+
+    manifest: dict
+    scene: Scene
+    shots: tuple[PlannedShot, ...]
+    names: tuple[str, ...]
+    numbers: tuple[int | None, ...]
+
+    @property
+    def keys(self) -> list[str]:
+        return [entry["key"] for entry in self.manifest["shots"]]
+
+    @property
+    def scale(self) -> int | None:
+        scale = self.manifest.get("scale")
+        return scale if isinstance(scale, int) and scale > 0 else None
+
+
+def film_to_continue(folder: Path, base: Base) -> Reel:
+    """A finished film. Raises UserError for a damaged one, and for another base's."""
     manifest, shots = FilmFolder(Path(folder)).load()
-    if manifest.get("base") != base.spec.name:
+    spec = base.spec
+    if manifest.get("base") != spec.name or any(
+        s.given is None or s.given.shape[1] != spec.channels for s in shots
+    ):
         raise UserError(
-            f"{folder}: was made by the base {manifest.get('base')}, not {base.spec.name}; name that with --base"
+            f"{folder}: was made by the base {manifest.get('base')}, not {spec.name}; name that with --base"
         )
-    entries = manifest["shots"]
-    return manifest, shots, [e["name"] for e in entries], [e["number"] for e in entries]
+    numbers = tuple(entry["number"] for entry in manifest["shots"])
+    try:
+        scene = Scene.model_validate(manifest.get("scene"))
+        if [n for n in numbers if n is not None] != list(range(1, len(scene.shots) + 1)):
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"{folder}/{MANIFEST}: damaged (its scene doesn't fit its shots); `longshot sample` writes it again"
+        ) from None
+    return Reel(manifest, scene, tuple(shots), tuple(e["name"] for e in manifest["shots"]), numbers)
 
 
 def continued(
-    base: Base,
-    shots: Sequence[PlannedShot],
-    numbers: Sequence[int | None],
-    prompts: Sequence[str],
-    frames: int | None,
+    base: Base, reel: Reel, scene: Scene, seed: int | None = None
 ) -> tuple[list[PlannedShot], list[int | None]]:
-    """A film's shots and, after them, one to be made for each prompt, of the last shot's size."""
-    _, height, width = shots[-1].grid
+    """The film's shots, and after them, to be made, those that `scene` has besides; with the number of each."""
+    _, height, width = reel.shots[-1].grid
     _, h, w = base.spec.stride
-    grid = base.spec.grid(frames or base.spec.default_frames, width * w, height * h)
-    seed = shots[-1].noise[0]
-    longer, more = list(shots), list(numbers)
-    for prompt in prompts:
-        number = 1 + max((n for n in more if n is not None), default=0)
-        longer.append(PlannedShot(len(longer) + 1, f"shot {number}", prompt, grid, (seed, str(number), 0)))
-        more.append(number)
-    return longer, more
+    shots, numbers = list(reel.shots), list(reel.numbers)
+    seed = shots[-1].noise[0] if seed is None else seed
+    texts, counts = scene.shot_prompts(), scene_frames(scene, base.limits())
+    for number in range(len(reel.scene.shots) + 1, len(scene.shots) + 1):
+        grid = base.spec.grid(counts[number - 1], width * w, height * h)
+        noise = (seed, str(number), 0)
+        shots.append(PlannedShot(len(shots) + 1, f"shot {number}", texts[number - 1], grid, noise))
+        numbers.append(number)
+    return shots, numbers

@@ -31,6 +31,7 @@ class Progress:
         total = len(order.plan.rounds) * order.sampling.steps
         self.task = self.bar.add_task("loading", total=total, at="")
         self.started = time.monotonic()
+        self.stepping = False
 
     def __enter__(self) -> "Progress":
         self.bar.start()
@@ -44,6 +45,9 @@ class Progress:
         labels = [self.order.plan[s].label for s in at.shots]
         name = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1].removeprefix('shot ')}"
         done = (at.round - 1) * at.steps + at.step
+        if not self.stepping:
+            self.stepping = True  # loading, and shots found on disk, say nothing about the time left
+            self.bar.reset(self.task, total=at.rounds * at.steps, completed=done - 1)
         self.bar.update(self.task, completed=done, description=name, at=f"step {at.step}/{at.steps}")
         if self.preview_folder:
             pictures = [self.base.decode(at.clean[s], self.order.plan[s].grid) for s in at.shots]

@@ -1,19 +1,19 @@
 """From a scene file, or a finished film, to the shots of a plan: prompts, sizes, noise, and whatever is given."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from longshot.bases.base import Base
+from longshot.bases.base import Base, Spec
 from longshot.errors import UserError
 from longshot.files import inside
 from longshot.lint import scene_frames
 from longshot.sample.plan import PlannedShot
-from longshot.scene import SHOT_CUT, Reference, Scene, Shot
-from longshot.video import is_picture, read_frames, read_image
+from longshot.scene import ROLES, SHOT_CUT, Reference, Scene, Shot
+from longshot.video import is_picture, probe, read_frames, read_image
 
 Frames = UInt8[np.ndarray, "frames height width 3"]
 
@@ -69,38 +69,34 @@ class _Teller:
 
     def add(self, number: int, shot: Shot, prompt: str, frames: int, given: Path | None) -> None:
         """One scene shot with the images before and after it."""
-        after = []
-        for reference in shot.references:
-            if reference.role == "video":
-                if given is None:
-                    given = inside(self.folder, reference.path)
-                    self._place(number, shot, prompt, self._clip(number, given, reference), key=f"{number}")
-                continue
-            if reference.role == "last_frame":
-                after.append(reference)
-                continue
+        of_role = {role: [r for r in shot.references if r.role == role] for role in ROLES}
+        clip = self._given(number, given, of_role["video"])
+        for reference in (*of_role["identity"], *of_role["environment"], *of_role["first_frame"]):
             self._image(number, reference, prompt)
             if reference.role == "first_frame":
-                prompt = prompt.removeprefix(SHOT_CUT).lstrip()
-        if not self.numbers or self.numbers[-1] != number:
-            clip = None if given is None else self._clip(number, given, None)
-            self._place(number, shot, prompt, clip, key=f"{number}", frames=frames)
-        for reference in after:
-            self._image(number, reference, prompt.removeprefix(SHOT_CUT).lstrip())
+                prompt = _without_cut(prompt)
+        self._place(number, shot, prompt, frames if clip is None else len(clip), clip)
+        for reference in of_role["last_frame"]:
+            self._image(number, reference, _without_cut(prompt))
 
-    def _place(
-        self, number: int, shot: Shot, prompt: str, clip: Frames | None, key: str, frames: int | None = None
-    ) -> None:
-        width, height = self.base.spec.size
-        length = self._length(clip) if clip is not None else frames
-        assert length is not None
+    def _given(self, number: int, given: Path | None, videos: Sequence[Reference]) -> Frames | None:
+        """The clip that stands for a shot, if any: a file named for it, else its first video reference."""
+        if unused := videos[0 if given else 1 :]:
+            names = ", ".join(r.path for r in unused)
+            self.notes.append(f"shot {number}: {names} isn't used, since one clip makes the shot")
+        if given is not None:
+            return self._clip(number, given, None)
+        return self._clip(number, inside(self.folder, videos[0].path), videos[0]) if videos else None
+
+    def _place(self, number: int, shot: Shot, prompt: str, frames: int, clip: Frames | None) -> None:
+        spec = self.base.spec
         self.shots.append(
             PlannedShot(
                 shot=len(self.shots) + 1,
                 label=f"shot {number}",
                 prompt=prompt,
-                grid=self.base.spec.grid(length, width, height),
-                noise=(self.seed if shot.seed is None else shot.seed, key, shot.take),
+                grid=spec.grid(max(frames, spec.min_frames), *spec.size),
+                noise=(self.seed if shot.seed is None else shot.seed, f"{number}", shot.take),
                 given=None if clip is None else self.base.encode(clip),
             )
         )
@@ -108,21 +104,20 @@ class _Teller:
 
     def _image(self, number: int, reference: Reference, prompt: str) -> None:
         """An image beside a shot, as a one-frame shot of its own."""
-        picture = read_image(inside(self.folder, reference.path), self.base.spec.size)
+        picture = still(inside(self.folder, reference.path), self.base.spec)
         words = {
             "identity": f"{SHOT_CUT} Character {reference.character or 1}.",
             "environment": f"{SHOT_CUT} {self.scene.environment}".strip(),
         }.get(reference.role, prompt)
-        width, height = self.base.spec.size
         role = reference.role.replace("_", " ")
         self.shots.append(
             PlannedShot(
                 shot=len(self.shots) + 1,
                 label=f"shot {number}'s {role} image",
                 prompt=words,
-                grid=self.base.spec.grid(self.base.spec.min_frames, width, height),
+                grid=self.base.spec.grid(self.base.spec.min_frames, *self.base.spec.size),
                 noise=(self.seed, f"{number} {reference.role} {reference.path}", 0),
-                given=self.base.encode(picture[None]),
+                given=self.base.encode(picture),
                 pinned=reference.role in ("identity", "environment"),
             )
         )
@@ -131,18 +126,14 @@ class _Teller:
     def _clip(self, number: int, path: Path, reference: Reference | None) -> Frames:
         """A picture, or as many frames of a clip as the base can hold, at its own rate and size; says so when it is cut."""
         spec = self.base.spec
-        if is_picture(path):
+        if is_still(path):
             return read_image(path, spec.size)[None]
         start = (reference.start if reference else None) or 0.0
         stop = reference.stop if reference else None
         limit = start + float((spec.max_frames + 1) / spec.fps)
-        frames = read_frames(
-            path,
-            start_s=start,
-            stop_s=limit if stop is None else min(stop, limit),
-            fps=spec.fps,
-            size=spec.size,
-        )
+        if stop is not None or probe(path).seconds > limit:
+            stop = min(stop or limit, limit)
+        frames = read_frames(path, start_s=start, stop_s=stop, fps=spec.fps, size=spec.size)
         legal = [n for n in range(min(len(frames), spec.max_frames), 0, -1) if self.base.limits().is_legal(n)]
         if not legal:
             raise UserError(
@@ -152,9 +143,31 @@ class _Teller:
         if legal[0] < len(frames):
             seconds = float(legal[0] / spec.fps)
             self.notes.append(
-                f"shot {number}: the first {legal[0]} frames ({seconds:g} s) of {path.name} are used"
+                f"shot {number}: {legal[0]} frames ({seconds:g} s) of {path.name} are used, from {start:g} s on"
             )
         return frames[: legal[0]]
 
-    def _length(self, clip: Frames) -> int:
-        return max(len(clip), self.base.spec.min_frames)
+
+def is_still(path: Path) -> bool:
+    """Whether a file is a still picture, or has the name of one and so should be."""
+    return is_picture(path) or path.suffix.lower() in (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".bmp",
+        ".tif",
+        ".tiff",
+    )
+
+
+def still(path: Path, spec: Spec) -> UInt8[np.ndarray, "1 height width 3"]:
+    """A picture, or the first frame of a clip, at the base's size."""
+    if is_still(path):
+        return read_image(path, spec.size)[None]
+    tick = float(1 / spec.fps)
+    return read_frames(path, stop_s=tick if probe(path).seconds > tick else None, size=spec.size)[:1]
+
+
+def _without_cut(prompt: str) -> str:
+    return prompt.removeprefix(SHOT_CUT).lstrip()
