@@ -314,14 +314,14 @@ def test_a_pickle_in_a_weights_file_is_never_run(weights, tmp_path):
 )
 def test_a_config_that_makes_no_network_is_a_user_error_that_names_the_file(weights, change):
     change_config(weights, change)
-    with pytest.raises(UserError, match="weights.safetensors: its config can't be read"):
+    with pytest.raises(UserError, match=r"weights.safetensors: its config can't be read"):
         NativeBase.load(weights)
 
 
 def test_a_base_that_does_not_exist_is_named_with_what_there_is(tmp_path):
-    with pytest.raises(UserError, match="no base 'huge': use tiny, or a .safetensors file"):
+    with pytest.raises(UserError, match=r"no base 'huge': use tiny, or a .safetensors file"):
         load_base("huge")
-    with pytest.raises(UserError, match="nowhere.safetensors: there is no such weights file"):
+    with pytest.raises(UserError, match=r"nowhere.safetensors: there is no such weights file"):
         load_base(str(tmp_path / "nowhere.safetensors"))
-    with pytest.raises(UserError, match="no base 'weights.pt': use tiny, or a .safetensors file"):
+    with pytest.raises(UserError, match=r"no base 'weights.pt': use tiny, or a .safetensors file"):
         load_base("weights.pt")

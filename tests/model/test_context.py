@@ -258,10 +258,13 @@ def damage(path: Path, kind: str) -> None:
             path.unlink()
 
 
-BAD = "truncated, empty, text, pickle, torch, foreign, bare, no tensors, short line, no number, other tokens, unlike, flat, layers, missing"
+BAD = """
+truncated, empty, text, pickle, torch, foreign, bare, no tensors, short line, no number, other tokens, unlike, flat,
+layers, missing
+"""
 
 
-@pytest.mark.parametrize("kind", BAD.split(", "))
+@pytest.mark.parametrize("kind", BAD.replace("\n", " ").strip().split(", "))
 def test_a_file_that_is_no_context_gives_one_clear_line_that_names_it(tmp_path, kind):
     path = tmp_path / "context.safetensors"
     story().save(path)

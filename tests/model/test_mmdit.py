@@ -22,7 +22,7 @@ from core_fixtures import (
     some,
     visibilities,
 )
-from longshot.layout import GLOBAL, Group, Layout, global_group
+from longshot.layout import Group, Layout, global_group
 from longshot.model.context import Context
 from longshot.model.mmdit import MMDiT
 
@@ -299,10 +299,6 @@ def test_a_fresh_network_starts_with_closed_gates_and_predicts_zero():
     rows = net.embed(z)
     after = net.blocks[0](text, rows, net.condition(sigma), route, [None])
     assert torch.equal(after[0], text) and torch.equal(after[1], rows)
-
-
-def test_a_dummy_video_of_the_global_prompt_stands_in_its_own_group():
-    assert [g.shot for g in STORY.groups][0] == GLOBAL and STORY.groups[0].video == 1
 
 
 @pytest.mark.parametrize("part", ["z", "text", "sigma"])

@@ -1,5 +1,7 @@
 """Planned shots in one line, and a sampler that runs a plan the slow way."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -73,7 +75,7 @@ def by_hand(base: Base, plan: Plan, sampling: Sampling) -> dict[int, Tensor]:
             return {s: wordless[s] + sampling.guidance * (worded[s] - wordless[s]) for s in z}
 
         z = {s: noise[s] for s in todo.denoise}
-        for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for now, after in pairwise(sigmas):
             v = velocity(z, now)
             ahead = {s: z[s] + (after - now) * v[s] for s in z}
             if sampling.solver == "heun" and after > 0:

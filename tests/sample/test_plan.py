@@ -205,7 +205,7 @@ def test_a_cache_under_full_visibility_is_refused_since_later_shots_would_change
 
 
 def test_shots_out_of_order_are_refused():
-    with pytest.raises(ValueError, match="shots are numbered 1, 2, ... in story order"):
+    with pytest.raises(ValueError, match=r"shots are numbered 1, 2, .* in story order"):
         together("", [shot(2), shot(1)])
 
 
