@@ -234,6 +234,20 @@ class NativeBase:
         return cls(config, network.requires_grad_(False).eval())
 
 
+def read_config(path: Path) -> NativeConfig:
+    """The config in a weights file; no weights are read. Raises UserError for any other file."""
+    try:
+        with safe_open(path, "pt") as file:
+            meta = file.metadata() or {}
+        if meta.get("format") == FORMAT:
+            return _config_from_json(json.loads(meta["config"]))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise UserError(f"{path}: its config can't be read ({error})") from error
+    raise UserError(f"{path}: a safetensors file, but not the weights of a native base")
+
+
 def limits_of(spec: Spec) -> Limits:
     """What `lint` needs to know about a native base; no weights are read."""
     return Limits(

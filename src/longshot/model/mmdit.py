@@ -30,7 +30,8 @@ class MMDiTConfig:
     """Sizes of a native network. channels: numbers a latent token; text_dim: width of the raw token vectors.
 
     cond_width: width of the noise-level embedding that every block's modulation reads (SD3 uses the full width; a narrow one
-    saves parameters in small models). theta: rotary base. predicts: what the last layer means, z_0 ("clean") or v.
+    saves parameters in small models). detail_width: hidden width of a per-token head that sees the noisy token beside the
+    features, 0 for none; a token of more numbers than `width` loses detail without it. theta: rotary base. predicts: what the last layer means, z_0 ("clean") or v.
     """
 
     channels: int
@@ -41,6 +42,7 @@ class MMDiTConfig:
     cond_width: int
     mlp_ratio: int = 4
     text_depth: int = 2
+    detail_width: int = 0
     theta: float = 1000.0
     rope: RopeMode = "interleaved"
     predicts: Literal["clean", "velocity"] = "clean"
@@ -115,7 +117,7 @@ class Route:
     layout: Layout
     visibility: Visibility
     kernel: Kernel
-    text_rows: slice  # which rows of text and of z are computed here: all, unless the kernel splits the sequence
+    text_rows: slice  # the rows of text and of z that are computed here: all, unless the kernel splits them
     video_rows: slice
     interleave: Tensor  # where each sequence token comes from in concat([text, video])
     scatter: Tensor  # the inverse: where each of concat([text, video]) went
@@ -187,9 +189,7 @@ class TextRefiner(nn.Module):
         self.embed = nn.Linear(config.text_dim, config.width)
         self.blocks = nn.ModuleList(Stream(config, modulated=False) for _ in range(config.text_depth))
 
-    def forward(
-        self, prompts: Sequence[Float[Tensor, "_ text_dim"]]
-    ) -> list[Float[Tensor, "_ width"]]:
+    def forward(self, prompts: Sequence[Float[Tensor, "_ text_dim"]]) -> list[Float[Tensor, "_ width"]]:
         """The features of each prompt; a prompt never sees another one."""
         weight = self.embed.weight
         layout = Layout(tuple((Group(1, len(p), (0, 0, 0)),) for p in prompts))
@@ -221,6 +221,9 @@ class MMDiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.last_modulation = nn.Linear(config.cond_width, 2 * config.width)
         self.head = nn.Linear(config.width, config.channels)
+        hidden = config.detail_width
+        self.detail_up = nn.Linear(config.width + config.channels, hidden) if hidden else None
+        self.detail_down = nn.Linear(hidden, config.channels) if hidden else None
         self.recompute_activations = False
 
     @torch.no_grad()
@@ -234,12 +237,11 @@ class MMDiT(nn.Module):
             for stream in block.children():
                 assert isinstance(stream, Stream) and stream.modulation is not None
                 nn.init.zeros_(stream.modulation.weight)
-        for module in (self.last_modulation, self.head):
-            nn.init.zeros_(module.weight)
+        for module in (self.last_modulation, self.head, self.detail_down):
+            if module is not None:
+                nn.init.zeros_(module.weight)
 
-    def encode_text(
-        self, prompts: Sequence[Float[Tensor, "_ text_dim"]]
-    ) -> list[Float[Tensor, "_ width"]]:
+    def encode_text(self, prompts: Sequence[Float[Tensor, "_ text_dim"]]) -> list[Float[Tensor, "_ width"]]:
         """The features of each prompt: `text_refiner`, as a method that a sharded network can be entered by."""
         return self.text_refiner(prompts)
 
@@ -248,7 +250,7 @@ class MMDiT(nn.Module):
         frequency = torch.exp(torch.arange(SINUSOIDS // 2, device=sigma.device) * (-8.0 / (SINUSOIDS // 2)))
         angle = 1000 * sigma[:, None].float() * frequency
         features = torch.cat([angle.cos(), angle.sin()], 1)
-        return self.time(features.to(self.time[0].weight.dtype))
+        return self.time(features.to(self.embed.weight.dtype))
 
     def route(self, layout: Layout, visibility: Visibility, kernel: Kernel) -> Route:
         """Everything the blocks need to know about a layout, on this network's device."""
@@ -346,7 +348,11 @@ class MMDiT(nn.Module):
         shift, scale = (
             self.last_modulation(F.silu(cond)).index_select(0, route.group_of_video).chunk(2, dim=-1)
         )
-        out = self.head((layer_norm(video) * (1 + scale) + shift).to(video.dtype))
+        features = (layer_norm(video) * (1 + scale) + shift).to(video.dtype)
+        out = self.head(features)
+        if self.detail_up is not None and self.detail_down is not None:
+            noisy = z[route.video_rows].to(features.dtype)
+            out = out + self.detail_down(F.silu(self.detail_up(torch.cat([features, noisy], 1))))
         return out if isinstance(kernel, str) else kernel.join(out, ~layout.queries.is_text)
 
 

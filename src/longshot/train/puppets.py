@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from longshot.puppets.render import render
 from longshot.puppets.words import caption, single_caption
-from longshot.puppets.world import ACTIONS, draw_scene
+from longshot.puppets.world import ACTIONS, CAMERAS, draw_scene
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class StreamConfig:
     shots: tuple[int, int] = (1, 1)
     frames: tuple[int, ...] = (8, 8, 12, 16)
     actions: tuple[str, ...] = ACTIONS
+    cameras: tuple[str, ...] = CAMERAS
     pan: float = 0.3
     pair: float = 0.5
     image: float = 0.1
@@ -46,12 +48,12 @@ class StreamConfig:
 
 def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
     """One example, rendered and captioned."""
-    world = {"actions": config.actions, "p_pan": config.pan, "p_pair": config.pair}
+    draw = partial(draw_scene, actions=config.actions, cameras=config.cameras, p_pan=config.pan, p_pair=config.pair)
     if config.shots[1] == 1 or rng.random() < config.single:
-        scene = draw_scene(rng, 1, config.frames, **world)
+        scene = draw(rng, 1, config.frames)
         global_prompt, prompts = "", [single_caption(scene, 0, rng)]
     else:
-        scene = draw_scene(rng, int(rng.integers(config.shots[0], config.shots[1] + 1)), config.frames, **world)
+        scene = draw(rng, int(rng.integers(config.shots[0], config.shots[1] + 1)), config.frames)
         global_prompt, prompts = caption(scene, rng)
     shots = [_one_frame(shot, rng) if rng.random() < config.image else shot for shot in render(scene)]
     chance = rng.random()
@@ -73,9 +75,9 @@ class PuppetSteps(Dataset):
     def __init__(self, config: StreamConfig, seed: int, rank: int = 0, num_ranks: int = 1):
         self.config, self.seed, self.rank, self.num_ranks = config, seed, rank, num_ranks
 
-    def __getitem__(self, step: int) -> list[Example]:
+    def __getitem__(self, index: int) -> list[Example]:
         return [
-            draw_example(np.random.default_rng([self.seed, step, i]), self.config)
+            draw_example(np.random.default_rng([self.seed, index, i]), self.config)
             for i in range(self.rank, self.config.scenes, self.num_ranks)
         ]
 
