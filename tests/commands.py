@@ -2,10 +2,11 @@
 
 import io
 import pickle
+import resource
 import struct
 import zlib
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -171,3 +172,14 @@ def takes_of(film: Path) -> list[bytes]:
     """What takes/ holds, each as in `files_of`."""
     paths = sorted((film / "takes").iterdir())
     return [_latent(path) if path.suffix == ".safetensors" else path.read_bytes() for path in paths]
+
+
+@contextmanager
+def file_size_limit(size: int):
+    """Files of this process can't grow larger, as on a full disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)

@@ -164,7 +164,8 @@ def sample(
         out: the folder to make.
         mode: joint makes all shots at once; causal one by one with a KV cache; bidirectional one by one, recomputing the
             history; auto is joint where the base's window holds all shots and no history is chosen, else causal.
-        given: pictures or clips that stand for whole shots, as NUMBER=FILE; the other shots are made around them.
+        given: pictures or clips that stand for whole shots, as NUMBER=FILE; joint makes the others around them, the modes
+            that go one by one let the later shots see them.
         history: of the modes that go one by one: recent, relevant (shots with the same characters first), or which earlier
             shots each shot sees, as "3:1 4:1,2" (shot 3 sees shot 1; shot 4 sees 1 and 2; the others the recent ones).
         reuse_steps: keep the cache of the denoising step nearest context_sigma instead of running one more pass; a run that
@@ -198,6 +199,8 @@ def sample(
             history=_history(history, story),
             context_sigma=options.context_sigma,
         )
+    if chosen != "joint":
+        _tell_of_last_frames(story_file, chosen)
     saved = {"reuse_steps": reuse_steps, "save_context": save_context, "previews": previews}
     _make(base, plan, story, scene, story_file, out, options, chosen, findings, **saved)
     return 0
@@ -623,9 +626,19 @@ def _mode_for(
         return "joint"
     _say(
         f"mode causal: {total} shots and images are more than the window of {window}, so one shot after the other, each "
-        f"seeing the last {window - 1} before it"
+        f"seeing the last {window - 1} before it{', reference images first' if images else ''}"
     )
     return "causal"
+
+
+def _tell_of_last_frames(scene: "Scene", mode: str) -> None:
+    shots = [
+        n for n, s in enumerate(scene.shots, start=1) if any(r.role == "last_frame" for r in s.references)
+    ]
+    for number in shots:
+        _say(
+            f"shot {number}: mode {mode} makes it before its last frame is seen; --mode joint makes it from that frame too"
+        )
 
 
 def _history(text: str, story: "Story") -> "History | dict[int, list[int]]":
