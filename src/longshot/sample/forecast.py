@@ -1,0 +1,342 @@
+"""What a film will cost, before anything is made: tokens, FLOPs, memory, cache and time, shot by shot (`longshot plan`).
+
+A forecast walks through a `Plan` as `denoise` does, and adds up what each pass costs from sizes alone (`model.cost`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from longshot.bases.native import PRESETS, NativeBase, NativeConfig, read_config
+from longshot.errors import UserError
+from longshot.layout import GLOBAL, Group, Layout, global_group
+from longshot.model.cost import (
+    Machine,
+    Work,
+    activation_bytes,
+    blueprint,
+    count_parameters,
+    forward_work,
+    kv_bytes,
+    measure_machine,
+    text_work,
+)
+from longshot.sample.denoise import Sampling
+from longshot.sample.plan import Plan, PlannedShot, Round, autoregressive, together
+from longshot.sample.story import tell
+from longshot.scene import Scene
+
+MODES = {
+    "joint": "all shots at once",
+    "bidirectional": "one by one, history recomputed in every step",
+    "causal": "one by one, history in a KV cache",
+}
+
+
+@dataclass(frozen=True)
+class RoundForecast:
+    """What one round costs: a denoising step, the whole round (history read into the cache included), and its memory."""
+
+    shots: tuple[int, ...]
+    step: Work
+    total: Work
+    activations: int  # bytes at the peak
+    cache: int  # bytes of keys and values held, all branches
+
+
+@dataclass(frozen=True)
+class ModeForecast:
+    """What a film costs in one mode. problem: why it can't be made so, or None."""
+
+    mode: str
+    rounds: tuple[RoundForecast, ...] = ()
+    problem: str | None = None
+
+    @property
+    def total(self) -> Work:
+        return sum((r.total for r in self.rounds), Work())
+
+    @property
+    def largest_step(self) -> Work:
+        return max((r.step for r in self.rounds), key=lambda work: work.flops, default=Work())
+
+    @property
+    def working_bytes(self) -> int:
+        """Activations and cache at their peak, without the weights."""
+        return max((r.activations + r.cache for r in self.rounds), default=0)
+
+    def round_of(self, shot: int) -> RoundForecast | None:
+        return next((r for r in self.rounds if shot in r.shots), None)
+
+
+@dataclass(frozen=True)
+class ShotForecast:
+    """One shot or image of the plan. kv: bytes of its keys and values in fp32, one branch."""
+
+    shot: int
+    label: str
+    frames: int
+    grid: tuple[int, int, int]
+    text: int
+    kv: int
+    is_given: bool
+
+    @property
+    def tokens(self) -> int:
+        t, h, w = self.grid
+        return self.text + t * h * w
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """All that `longshot plan` prints. weights: bytes in fp32, as the native base runs."""
+
+    base: str
+    parameters: int
+    shots: tuple[ShotForecast, ...]
+    global_text: int
+    modes: tuple[ModeForecast, ...]
+    sampling: Sampling
+    machine: Machine | None
+
+    @property
+    def weights(self) -> int:
+        return 4 * self.parameters
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the scene, one branch, the global prompt and its dummy video included."""
+        return sum(s.tokens for s in self.shots) + (self.global_text + 1 if self.global_text else 0)
+
+
+# -- walking through a plan ---------------------------------------------------------------------------------------------
+class _Walk:
+    """The passes that `denoise.Runner` makes, as layouts."""
+
+    def __init__(self, config: NativeConfig, plan: Plan, sampling: Sampling, count: Callable[[str], int]):
+        self.network, self.rope = config.network, config.spec.rope
+        self.plan, self.sampling = plan, sampling
+        worded = {s.shot: count(s.prompt) for s in plan.shots}
+        self.branches = [(count(plan.global_prompt) if plan.global_prompt else None, worded)]
+        if sampling.branches == 2:
+            self.branches.append((None, dict.fromkeys(worded, count(""))))
+        self.past: list[dict[int, Group]] = [{} for _ in self.branches]  # what each branch remembers
+
+    def layout(self, shots: Sequence[int], seen: Sequence[int] | None) -> Layout:
+        """The branches' layouts of some shots; seen: the remembered shots they see, or None without a cache."""
+        scenes, past = [], []
+        for (top, texts), held in zip(self.branches, self.past, strict=True):
+            remembered = (
+                [] if seen is None else [g for s, g in sorted(held.items()) if s == GLOBAL or s in seen]
+            )
+            new = [Group(s, texts[s], self.plan[s].grid) for s in shots]
+            if top is not None and all(g.shot != GLOBAL for g in remembered):
+                new.insert(0, global_group(top))
+            scenes.append((*remembered, *new))
+            past.append(len(remembered))
+        return Layout(tuple(scenes), tuple(past), self.rope)
+
+    def remember(self, shots: Sequence[int], seen: Sequence[int]) -> Work:
+        """One pass that reads shots into the cache."""
+        layout = self.layout(shots, seen)
+        for held, groups, past in zip(self.past, layout.scenes, layout.past, strict=True):
+            held |= {g.shot: g for g in groups[past:]}
+        return forward_work(self.network, layout, "causal")
+
+    def recall(self, todo: Round) -> Work:
+        work = Work()
+        if any(
+            top is not None and GLOBAL not in held
+            for (top, _), held in zip(self.branches, self.past, strict=True)
+        ):
+            work += self.remember((), ())
+        for i, shot in enumerate(todo.given):
+            if shot not in self.past[0]:
+                work += self.remember((shot,), todo.given[:i])
+        return work
+
+    def rounds(self) -> Iterator[RoundForecast]:
+        evaluations = self.sampling.steps * (2 if self.sampling.solver == "heun" else 1)
+        evaluations -= (
+            self.sampling.solver == "heun"
+        )  # the last step ends at 0, where Heun has nothing to correct
+        cached = self.plan.memory == "cache"
+        work = self.text()
+        for todo in self.plan.rounds:
+            if cached:
+                work += self.recall(todo)
+                layout = self.layout(sorted(todo.denoise), todo.given)
+            else:
+                layout = self.layout(sorted((*todo.denoise, *todo.given)), None)
+            step = forward_work(self.network, layout, self.plan.visibility)
+            work += step * evaluations
+            if cached and self.sampling.reuse_steps:
+                for held, groups, past in zip(self.past, layout.scenes, layout.past, strict=True):
+                    held |= {g.shot: g for g in groups[past:]}
+            elif cached:
+                work += self.remember(todo.denoise, todo.given)
+            tokens = sum(g.tokens for held in self.past for g in held.values())
+            yield RoundForecast(
+                todo.denoise,
+                step,
+                work,
+                activation_bytes(self.network, layout, 4),
+                kv_bytes(self.network, tokens, 4),
+            )
+            work = Work()
+
+    def text(self) -> Work:
+        """Every prompt is read once, and once no words at all."""
+        top, texts = self.branches[0]
+        empty = [next(iter(other.values())) for _, other in self.branches[1:]]
+        return text_work(self.network, [top or 0, *texts.values(), *empty])
+
+
+def forecast_plan(
+    config: NativeConfig, plan: Plan, sampling: Sampling, count: Callable[[str], int]
+) -> tuple[RoundForecast, ...]:
+    """What each round of a plan costs. count: tokens of a prompt."""
+    return tuple(_Walk(config, plan, sampling, count).rounds())
+
+
+def forecast_scene(
+    scene: Scene,
+    base: str = "tiny",
+    mode: str = "auto",
+    folder: Path = Path(),
+    machine: Machine | None = None,
+) -> Forecast:
+    """What a scene costs on a base: a preset's name or a weights file, of which only the config is read.
+
+    mode: one of `MODES`, or auto for all. folder: where the scene's references lie. machine: what predicts time; None
+    measures this one. Raises UserError for an unknown base or mode.
+    """
+    config = _config(base)
+    if mode not in (*MODES, "auto"):
+        raise UserError(f"no mode {mode!r}: use auto, {', '.join(MODES)}")
+    spec, network = config.spec, config.network
+    made = NativeBase(config, blueprint(network))
+    count = made.table.count
+    story = tell(scene, made, folder)
+    sampling = Sampling(steps=spec.steps, shift=spec.shift, guidance=spec.guidance)
+    shots = tuple(_shot(s, config, count(s.prompt)) for s in story.shots)
+    modes = []
+    for name in MODES if mode == "auto" else (mode,):
+        try:
+            if name == "joint":
+                plan = together(story.global_prompt, story.shots, window=spec.max_shots)
+            else:
+                causal = name == "causal"
+                plan = autoregressive(
+                    story.global_prompt,
+                    story.shots,
+                    visibility="causal" if causal else "scene",
+                    memory="cache" if causal else "recompute",
+                    window=spec.max_shots,
+                )
+        except UserError as error:
+            modes.append(ModeForecast(name, problem=str(error)))
+        else:
+            modes.append(ModeForecast(name, forecast_plan(config, plan, sampling, count)))
+    if machine is None:
+        machine = measure_machine(
+            network.width, network.heads, min(s.tokens for s in shots) * sampling.branches
+        )
+    top = count(story.global_prompt) if story.global_prompt else 0
+    return Forecast(spec.name, count_parameters(network), shots, top, tuple(modes), sampling, machine)
+
+
+def _shot(shot: PlannedShot, config: NativeConfig, text: int) -> ShotForecast:
+    group = Group(shot.shot, text, shot.grid)
+    kv = kv_bytes(config.network, group.tokens, 4)
+    frames = config.spec.frames(shot.grid)
+    return ShotForecast(shot.shot, shot.label, frames, shot.grid, text, kv, shot.given is not None)
+
+
+def _config(base: str) -> NativeConfig:
+    if base in PRESETS:
+        return PRESETS[base]()
+    if Path(base).suffix == ".safetensors":
+        return read_config(Path(base))
+    raise UserError(
+        f"no base {base!r}: use {', '.join(PRESETS)}, or a .safetensors file that `longshot train` wrote"
+    )
+
+
+# -- printing -----------------------------------------------------------------------------------------------------------
+def lines(forecast: Forecast) -> list[str]:
+    """A forecast as plain lines."""
+    f, machine = forecast, forecast.machine
+    passes = "two passes in one, with and without words" if f.sampling.branches == 2 else "one pass"
+    out = [
+        f"{f.base}: {f.parameters / 1e9:.3g}B parameters, {_size(f.weights)} in fp32, {_size(f.weights // 2)} in bf16",
+        f"scene: {len(f.shots)} shots and images, {f.tokens:,} tokens; {f.sampling.steps} steps, guidance "
+        f"{f.sampling.guidance:g} ({passes}: FLOPs and cache below are for both)",
+        "",
+    ]
+    named = [m for m in f.modes if m.problem is None]
+    header = ["shot", "frames", "grid", "text", "tokens", "KV fp32", "KV bf16"]
+    header += [f"{m.mode}: FLOPs a step" for m in named] + [f"{m.mode}: FLOPs" for m in named]
+    rows = [header]
+    for s in f.shots:
+        row = [s.label, str(s.frames), "x".join(map(str, s.grid)), str(s.text), f"{s.tokens:,}"]
+        row += [_size(s.kv), _size(s.kv // 2)]
+        rounds = [None if s.is_given else m.round_of(s.shot) for m in named]
+        row += ["given" if r is None else _count(r.step.flops // len(r.shots)) for r in rounds]
+        row += ["" if r is None else _count(r.total.flops // len(r.shots)) for r in rounds]
+        rows.append(row)
+    out += [*_columns(rows), ""]
+    rows = [["mode", "largest step", "film", "peak memory", "of it KV cache", "predicted time", ""]]
+    for m in f.modes:
+        if m.problem is not None:
+            rows.append([m.mode, "-", "-", "-", "-", "-", m.problem])
+            continue
+        cache = max(r.cache for r in m.rounds)
+        seconds = _duration(machine.seconds(m.total)) if machine else "-"
+        film = [
+            _count(m.largest_step.flops),
+            _count(m.total.flops),
+            _size(f.weights + m.working_bytes),
+            _size(cache),
+        ]
+        rows.append([m.mode, *film, seconds, MODES[m.mode]])
+    out += _columns(rows)
+    if machine:
+        out += ["", f"measured just now on {machine}"]
+    return out
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    """Rows as aligned lines: the first and the last column to the left, numbers to the right where they look like some."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    last = len(widths) - 1
+
+    def cell(i: int, text: str) -> str:
+        if i == last and not rows[0][i]:
+            return text
+        return text.ljust(widths[i]) if i == 0 else text.rjust(widths[i])
+
+    return ["  ".join(cell(i, text) for i, text in enumerate(row)).rstrip() for row in rows]
+
+
+def _count(number: float) -> str:
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g}"
+
+
+def _size(number: float) -> str:
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 2**10:.3g} KiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.0f} s"
