@@ -80,4 +80,4 @@ def oracle() -> Oracle:
 
 def small(**options) -> EvalConfig:
     """A config that a test can afford."""
-    return replace(EvalConfig(scenes=3, shots=3, segments=3, steps=2, samples=1), **options)
+    return replace(EvalConfig(scenes=2, shots=3, segments=3, steps=2, samples=1, guesses=300), **options)

@@ -99,13 +99,13 @@ def test_shots_that_are_consistently_wrong_still_agree_with_each_other():
 
 def test_strangers_agree_as_often_as_chance_says():
     rng = np.random.default_rng(3)
-    scenes = [draw_scene(rng, 3, p_pair=0.0, p_empty=0.0) for _ in range(400)]
+    scenes = [draw_scene(rng, 3, p_pair=0.0, p_empty=0.0) for _ in range(150)]
     tracks = [t for k, s in enumerate(scenes) for t in look_tracks(k, _truth(s), _truth(s))]
     control = _agreement(strangers(tracks), all_pairs=False)
     chance = Guesses(scenes).agreement(LOOK, "look", [3])
     for name in LOOK:
-        assert control[f"same_{name}"] == pytest.approx(chance[f"same_{name}"], abs=0.07)
-    assert chance["same_body"] == pytest.approx(1 / 8, abs=0.02)
+        assert control[f"same_{name}"] == pytest.approx(chance[f"same_{name}"], abs=0.1)
+    assert chance["same_body"] == pytest.approx(1 / 8, abs=0.03)
     assert chance["same_look_throughout"] == pytest.approx(chance["same_look"] ** 2)
 
 
@@ -117,8 +117,8 @@ def test_the_place_is_one_track_a_scene():
 
 def test_chance_is_one_over_the_number_of_equally_likely_labels():
     rng = np.random.default_rng(4)
-    scenes = [draw_scene(rng, 1, p_pair=0.0, p_empty=0.0) for _ in range(150)]
-    chance = Guesses(scenes).chance([_truth(s) for s in scenes], rng, draws=3000)
+    scenes = [draw_scene(rng, 1, p_pair=0.0, p_empty=0.0) for _ in range(100)]
+    chance = Guesses(scenes).chance([_truth(s) for s in scenes], rng, draws=800)
     for name, expected in {"body": 1 / 8, "hat": 1 / 4, "pattern": 1 / 3, "environment": 1 / 8}.items():
-        assert chance[name] == pytest.approx(expected, abs=0.04), name
+        assert chance[name] == pytest.approx(expected, abs=0.06), name
     assert chance["look"] < 0.02

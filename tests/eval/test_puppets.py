@@ -29,7 +29,7 @@ def known():
 @pytest.fixture(scope="module")
 def unknown():
     """Scores of random weights on every task."""
-    return evaluate(ignorant(0), ignorant(1), small(scenes=2))
+    return evaluate(ignorant(0), ignorant(1), small())
 
 
 def _runs(scores):
@@ -52,14 +52,15 @@ def test_a_base_that_follows_a_wrong_picture_does_not_score(known):
     for name in ("given_first/bidirectional", "given_first/causal", "composition/causal", "return/given"):
         run = _runs(scores)[name]
         assert run.scores["look"].control == 0.0
-        assert run.scores["body"].control <= 0.67
-        assert run.scores["body"].chance == pytest.approx(1 / 8, abs=0.06)
+        assert run.scores["body"].control <= 0.5
+        assert run.scores["body"].chance == pytest.approx(1 / 8, abs=0.08)
         assert run.scores["action"].control is None
 
 
 def test_random_weights_are_unreadable_and_nothing_breaks(unknown):
     for name, run in _runs(unknown).items():
-        assert run.unreadable_shots >= 0.8, name
+        assert run.unreadable_shots >= 0.7, name
+        assert run.scores["body"].unreadable >= 0.7, name
         assert run.scores["look"].value == 0.0, name
         assert run.scores["look"].ceiling == 1.0, name
 

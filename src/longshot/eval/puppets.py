@@ -38,9 +38,8 @@ from longshot.puppets.world import HEIGHT, WIDTH, PuppetScene, draw_characters, 
 from longshot.sample.denoise import Sampling
 from longshot.sample.plan import Plan, PlannedShot, autoregressive, together
 
-Frames = UInt8[np.ndarray, "frames 32 48 3"]
+Frames = UInt8[np.ndarray, "_ 32 48 3"]  # each shot has its own length
 HELD_OUT = 0x4E1D0  # the first word of every spawn key
-POOL = 400  # scenes that stand for the labels' distribution
 SEAM_TOLERANCE = 1.0  # levels (0..255)
 CONDITIONED = ("look", *LOOK, "environment", "time")  # what a given picture decides; the rest comes from words
 ORDER = ("look", *ATTRIBUTES, "people")
@@ -54,6 +53,7 @@ class EvalConfig:
     scenes: a task (of slow runs a quarter, at least 2). frames: of every shot. shots: of the
     scenes of `joint`, `given_first` and `causal`. segments: of a roll-out. steps: Euler steps; guidance and shift: the base's
     own where None. context_sigma: of what is given. samples: scenes a task that are kept to be looked at.
+    guesses: shots that chance is estimated from, over a tenth as many scenes.
     """
 
     scenes: int = 20
@@ -67,6 +67,7 @@ class EvalConfig:
     shift: float | None = None
     context_sigma: float = 0.1
     samples: int = 3
+    guesses: int = 4000
 
     def __post_init__(self):
         if not self.tasks:
@@ -539,7 +540,7 @@ class _Judge:
         self.name, self.task, self.config, self.on_progress, self.device = name, task, config, on_progress, device
         self.all_cases = [draw_case(task, config, k) for k in range(config.scenes)]
         rng = held_out(config.seed, f"{task.stories} guesses", 0)
-        self.guesses = Guesses([task.draw(rng, config) for _ in range(POOL)])
+        self.guesses = Guesses([task.draw(rng, config) for _ in range(max(2, config.guesses // 10))])
         self.marks: dict[str, list[Mark]] = {}
         self._truth: dict[tuple[int, int], tuple[Frames, View, View]] = {}
         self._chance: dict[tuple[tuple[int, ...], ...], dict[str, float]] = {}
@@ -590,7 +591,7 @@ class _Judge:
         views = [{k: seen(f) for k, f in film.items()} for film in films]
         rng = held_out(self.config.seed, f"{self.task.stories} guesses", 1)
         if tuple(scored) not in self._chance:
-            self._chance[tuple(scored)] = self.guesses.chance(truths, rng)
+            self._chance[tuple(scored)] = self.guesses.chance(truths, rng, self.config.guesses)
         chance = dict(self._chance[tuple(scored)])
 
         marks, ceiling = (_against(truths, v) for v in (views, best))
@@ -618,13 +619,12 @@ class _Judge:
         self.marks[name] = marks
         shots = sorted({m.shot for m in marks})
         by_shot = {k: _table([m for m in marks if m.shot == k], ceiling, control, chance, k) for k in shots}
-        unreadable = np.mean([_unreadable(view) for scene in views for view in scene.values()])
         scores = RunScores(
             what=run.what,
             weights=run.weights,
             scores=_table(marks, ceiling, control, chance),
             by_shot=by_shot if len(shots) > 1 else {},
-            unreadable_shots=float(unreadable),
+            unreadable_shots=_unreadable_shots(marks),
             measures=measures,
             seconds=time.monotonic() - started,
         )
@@ -681,8 +681,11 @@ def _add_agreement(
     control += agreement_marks(strangers(tracks), names, whole, all_pairs=False)
 
 
-def _unreadable(view: View) -> bool:
-    return view.place["environment"] is None or any(person["body"] is None for person in view.people)
+def _unreadable_shots(marks: Sequence[Mark]) -> float:
+    """The share of shots whose place, or the body of somebody who should be there, can't be read."""
+    shots = {(m.scene, m.shot) for m in marks}
+    unreadable = {(m.scene, m.shot) for m in marks if m.name in ("environment", "body") and not m.readable}
+    return len(unreadable) / len(shots)
 
 
 def _table(
