@@ -319,8 +319,7 @@ def _absence(rng: np.random.Generator, config: EvalConfig) -> PuppetScene:
 
 
 def _one_take(rng: np.random.Generator, config: EvalConfig) -> PuppetScene:
-    options = {"p_pair": 0.0, "p_empty": 0.0, "p_continue": 1.0}
-    return draw_scene(rng, config.segments, (config.frames,), **options)
+    return draw_scene(rng, config.segments, (config.frames,), p_pair=0.0, p_empty=0.0, p_continue=1.0)
 
 
 # --- plans ---------------------------------------------------------------------------------------------------------
