@@ -31,7 +31,8 @@ class MMDiTConfig:
 
     cond_width: width of the noise-level embedding that every block's modulation reads (SD3 uses the full width; a narrow one
     saves parameters in small models). detail_width: hidden width of a per-token head that sees the noisy token beside the
-    features, 0 for none; a token of more numbers than `width` loses detail without it. theta: rotary base. predicts: what the last layer means, z_0 ("clean") or v.
+    features, 0 for none; a token of more numbers than `width` loses detail without it. theta: rotary base.
+    predicts: what the last layer means, z_0 ("clean") or v.
     """
 
     channels: int
