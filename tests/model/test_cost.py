@@ -39,7 +39,7 @@ def counted(job) -> int:
 
 @pytest.mark.parametrize("visibility", VISIBILITIES)
 def test_flops_of_a_pass_are_those_that_torch_counts(visibility):
-    net, layout = network(), Layout(SCENES)
+    net, layout = network(detail_width=7), Layout(SCENES)
     z, text, sigma = inputs(layout, net)
     work = forward_work(net.config, layout, visibility)
     assert work.flops == counted(lambda: net(z, text, sigma, layout, visibility))

@@ -34,7 +34,14 @@ class DoubleBase(NativeBase):
 def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase:
     """A small network in which no gate is closed."""
     sizes = MMDiTConfig(
-        TINY_SPEC.channels, text_dim=128, width=48, depth=2, heads=heads, cond_width=12, predicts="velocity"
+        TINY_SPEC.channels,
+        128,
+        width=48,
+        depth=2,
+        heads=heads,
+        cond_width=12,
+        detail_width=16,
+        predicts="velocity",
     )
     base = (DoubleBase if dtype == torch.float64 else NativeBase).fresh(
         NativeConfig(replace(TINY_SPEC, name="small"), sizes)
