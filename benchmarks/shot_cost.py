@@ -7,6 +7,7 @@ recompute: the shots before are part of every forward pass (bidirectional). cach
 costs as much as a recomputed shot n, and is shown per shot. Weights are random; the time doesn't depend on them.
 """
 
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from measure import in_turn, machine, ratios, spread, table
 from longshot.bases.native import PRESETS, NativeBase
 from longshot.layout import Group, Layout, Visibility, global_group
 from longshot.model.context import Context
+from longshot.model.cost import Work, forward_work, measure_machine
 
 GLOBAL_PROMPT = (
     "[Character] Character 1: a red puppet with a blue top hat. [Environment] a cafe. [Story] Two meet."
@@ -76,6 +78,31 @@ class Bench:
 
         return run
 
+    def work(self, start: int, stop: int, visibility: Visibility) -> Work:
+        """What that pass should cost, from sizes alone."""
+        layout = self._args(start, stop, visibility)[0][3]
+        return forward_work(self.base.config.network, layout, visibility)
+
+
+@torch.no_grad()
+def predictions(bench: Bench, times: dict[str, list[float]]) -> str:
+    """What `longshot plan` would say of each pass, beside what it took."""
+    network, last = bench.base.config.network, len(bench.groups)
+    speed = measure_machine(network.width, network.heads, sum(g.tokens for g in bench.groups), bench.device)
+    rows = []
+    for n in range(1, last):
+        row: list[object] = [n]
+        for how, work in (
+            ("recompute", bench.work(0, n + 1, "scene")),
+            ("cache", bench.work(n, n + 1, "causal")),
+        ):
+            predicted = speed.seconds(work)
+            to_measured = predicted / statistics.median(times[f"{how} {n}"])
+            row += [f"{work.flops / 1e9:.3g}", f"{1000 * predicted:.3g}", f"{to_measured:.2f}"]
+        rows.append(row)
+    heading = ["shot n", "recompute, GFLOP", "predicted, ms", "to measured"]
+    return f"{speed}\n" + table([*heading, "cache, GFLOP", "predicted, ms", "to measured"], rows)
+
 
 @torch.no_grad()
 def main(settings: Settings) -> int:
@@ -100,6 +127,7 @@ def main(settings: Settings) -> int:
         rows.append([*row, spread(ratios(recompute, cache))])
     heading = ["shot n", "recompute, ms", "cache, ms", "joint of n, ms a shot", "recompute to shot 1"]
     print(table([*heading, "cache to shot 1", "recompute to cache"], rows))
+    print(predictions(bench, times))
     whole = {
         how: [sum(t) for t in zip(*(times[f"{how} {n}"] for n in numbers), strict=True)]
         for how in ("recompute", "cache")
