@@ -314,11 +314,14 @@ def test_bases_are_listed(weights):
     assert out.startswith("tiny: 48x32 at 8 fps") and "native-3b" in out and "ships with longshot" in out
 
 
-def test_plan_forecasts_a_scene_without_weights(scene):
-    pytest.importorskip("longshot.sample.forecast")
-    for base in ("tiny", "native-3b"):
+def test_plan_forecasts_a_scene_without_weights(tmp_path, weights):
+    picture(tmp_path / "where.png")
+    shots = [Shot(prompt="Wide shot.", references=[Reference(role="environment", path="where.png")])] * 2
+    scene = write_scene(tmp_path / "scene.yaml", scene_of(shots))
+    for base in ("tiny", "native-3b", weights):
         out = done("plan", scene, "--base", base).out
-        assert base in out and "shot" in out
+        assert "shot 1's environment image" in out and "shot 2" in out and "4 shots and images" in out
+    assert "no base 'nope'" in refused("plan", scene, "--base", "nope")
 
 
 def test_a_reader_that_has_had_enough_is_no_error(tmp_path, scene):

@@ -393,7 +393,7 @@ def plan(scene: ScenePath, base: str = "tiny", mode: Mode = "auto") -> int:
     from longshot.sample.forecast import forecast_scene, lines
     from longshot.scene import load_scene
 
-    print("\n".join(lines(forecast_scene(load_scene(scene), base, mode))))
+    print("\n".join(lines(forecast_scene(load_scene(scene), base, mode, scene.parent))))
     return 0
 
 
@@ -465,7 +465,7 @@ def eval_(
     from longshot.eval.puppets import EvalConfig, Progress, evaluate
     from longshot.eval.report import write
 
-    config = EvalConfig(scenes=scenes, seed=seed, **({"tasks": tasks} if tasks else {}))
+    config = EvalConfig(scenes=scenes, seed=seed, tasks=tasks)
 
     def tell(at: Progress) -> None:
         if at.done == at.total:

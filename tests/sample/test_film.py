@@ -222,6 +222,16 @@ def test_a_context_of_a_take_that_was_replaced_is_not_used(base, copy):
     assert FilmFolder(copy).load_contexts(base.fingerprint(), 1, keys) is None
 
 
+def test_a_new_take_that_the_manifest_does_not_know_yet_is_not_read_from_the_context(base, copy):
+    made(base, order_of(base, copy, save_context=True), copy)
+    manifest = (copy / "manifest.json").read_bytes()
+    made(base, retaken(base, copy, 1), copy)
+    (copy / "manifest.json").write_bytes(manifest)  # as if the run had been killed before it wrote its own
+    reel = film_to_continue(copy, base)
+    assert reel.shots[1].noise[2] == 1
+    assert FilmFolder(copy).load_contexts(base.fingerprint(), 1, reel.keys) is None
+
+
 def test_a_context_for_another_number_of_branches_is_not_used(base, copy):
     made(base, order_of(base, copy, save_context=True), copy)
     keys = film_to_continue(copy, base).keys

@@ -38,7 +38,7 @@ def composition(
             place = add(
                 _image(base, environment, "the environment image", "[SHOT CUT] Nobody is there."), None
             )
-        if number in people:
+        if number is not None and number in people:
             words = "[SHOT CUT] Character 1 stands."
             era = [
                 place,

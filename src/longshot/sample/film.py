@@ -85,7 +85,7 @@ class FilmFolder:
 
     # -- shots ----------------------------------------------------------------------------------------------------------
     def save_shot(self, base: Base, name: str, key: str, shot: PlannedShot, z: Tensor, scale: int) -> None:
-        """Writes a finished shot: its video, and its latent with all that `load_shot` needs. Both are whole, or neither is."""
+        """Writes a finished shot: its video, and its latent with all that `read_shot` needs. Both are whole, or neither is."""
         meta = {"key": key, "label": shot.label, "prompt": shot.prompt}
         meta |= {
             "grid": json.dumps(shot.grid),
@@ -111,10 +111,8 @@ class FilmFolder:
     def finished(self, name: str) -> tuple[str, PlannedShot] | None:
         """The key of a finished shot and the shot itself, given; None where there is no whole one."""
         try:
-            shot = self.load_shot(name, 1)
-            with safe_open(self.latent(name), "pt") as file:
-                return file.metadata()["key"], shot
-        except (UserError, KeyError):
+            return self.read_shot(name, 1)
+        except UserError:
             return None
 
     def latent_of(self, name: str, key: str) -> Tensor | None:
@@ -122,8 +120,8 @@ class FilmFolder:
         found = self.finished(name)
         return found[1].given if found and found[0] == key else None
 
-    def load_shot(self, name: str, place: int) -> PlannedShot:
-        """A finished shot, given at `place` of a new plan. Raises UserError when it can't be read."""
+    def read_shot(self, name: str, place: int) -> tuple[str, PlannedShot]:
+        """The key of a finished shot, and the shot, given at `place` of a new plan. Raises UserError when it can't be read."""
         try:
             with safe_open(self.latent(name), "pt") as file:
                 meta = file.metadata() or {}
@@ -132,7 +130,7 @@ class FilmFolder:
             seed, key, take = json.loads(meta["noise"])
             if z.ndim != 2 or len(z) != t * h * w:
                 raise ValueError(f"{list(z.shape)} numbers for a grid of {t}x{h}x{w}")
-            return PlannedShot(
+            shot = PlannedShot(
                 shot=place,
                 label=meta["label"],
                 prompt=meta["prompt"],
@@ -141,6 +139,7 @@ class FilmFolder:
                 given=z,
                 pinned=json.loads(meta["pinned"]) is True,
             )
+            return meta["key"], shot
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{self.latent(name)}: not a finished shot ({_reason(error)}); `longshot sample` makes it again"
@@ -194,8 +193,13 @@ class FilmFolder:
     def load(self) -> tuple[dict, list[PlannedShot]]:
         """The manifest and every shot, in story order, as given."""
         manifest = self.manifest()
-        names = [entry["name"] for entry in manifest["shots"]]
-        return manifest, [self.load_shot(name, place) for place, name in enumerate(names, start=1)]
+        shots = []
+        for place, entry in enumerate(manifest["shots"], start=1):
+            entry["key"], shot = self.read_shot(
+                entry["name"], place
+            )  # of a run that was stopped, the manifest is older
+            shots.append(shot)
+        return manifest, shots
 
     def finish(
         self,

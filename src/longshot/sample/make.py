@@ -95,8 +95,14 @@ def make_film(
     if order.save_context and final:
         film.save_contexts(final, fingerprint, [keys[s.shot] for s in plan.shots])
     seconds = round(time.monotonic() - started, 2)
-    how = {"mode": order.mode, "weights": fingerprint, "visibility": plan.visibility, "memory": plan.memory}
-    how |= {"context_sigma": plan.context_sigma, "sampling": asdict(order.sampling)}
+    how = {
+        "mode": order.mode,
+        "weights": fingerprint,
+        "visibility": plan.visibility,
+        "memory": plan.memory,
+        "context_sigma": plan.context_sigma,
+        "sampling": asdict(order.sampling),
+    }
     facts = {**order.facts, "base": base.spec.name, "fps": str(base.spec.fps), "scale": order.scale}
     facts |= {"global_prompt": plan.global_prompt, "seconds_of_last_run": seconds}
     entries = _entries(base, order, keys, how, film.entries())
@@ -127,11 +133,21 @@ def _entries(
     for shot, name, number in zip(order.plan.shots, order.names, order.numbers, strict=True):
         frames = base.spec.frames(shot.grid)
         seed, _, take = shot.noise
-        entry = {"name": name, "number": number, "label": shot.label, "prompt": shot.prompt, "frames": frames}
-        entry |= {"seconds": float(frames / base.spec.fps), "seed": seed, "take": take}
-        entry |= {"video": f"{name}.mp4", "key": keys[shot.shot], "given": shot.given is not None}
-        entry |= {"history": [order.names[k - 1] for k in history.get(shot.shot, ())]}
-        entry |= {"how": None if shot.given is not None else how}
+        entry = {
+            "name": name,
+            "number": number,
+            "label": shot.label,
+            "prompt": shot.prompt,
+            "frames": frames,
+            "seconds": float(frames / base.spec.fps),
+            "seed": seed,
+            "take": take,
+            "video": f"{name}.mp4",
+            "key": keys[shot.shot],
+            "given": shot.given is not None,
+            "history": [order.names[k - 1] for k in history.get(shot.shot, ())],
+            "how": None if shot.given is not None else how,
+        }
         old = before.get(name, {})
         if old.get("key") == keys[shot.shot]:
             entry |= {key: old[key] for key in ("given", "history", "how") if key in old}
