@@ -385,6 +385,7 @@ def test_training_goes_on_where_it_stopped_and_its_weights_make_a_film(tmp_path,
     assert "checkpoint.safetensors: not a readable training checkpoint" in refused(*train, "--steps", 3)
 
 
+@pytest.mark.slow
 def test_scores_are_written(tmp_path, weights):
     both = ["--bidirectional", weights, "--causal", weights]
     done(

@@ -193,7 +193,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    odd_line_end = any(character in text for character in "\r\x85\u2028\u2029")  # YAML would change these to \n
+    odd_line_end = any(
+        character in text for character in "\r\x85\u2028\u2029"
+    )  # YAML would change these to \n
     style = '"' if odd_line_end else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

@@ -15,7 +15,13 @@ from longshot.sample.denoise import noise_of
 SMALL = NativeConfig(
     TINY_SPEC,
     MMDiTConfig(
-        channels=TINY_SPEC.channels, text_dim=128, width=24, depth=1, heads=2, cond_width=16, rope=TINY_SPEC.rope
+        channels=TINY_SPEC.channels,
+        text_dim=128,
+        width=24,
+        depth=1,
+        heads=2,
+        cond_width=16,
+        rope=TINY_SPEC.rope,
     ),
 )
 

@@ -120,8 +120,19 @@ def test_the_files_are_whole_and_have_the_documented_form(known, tmp_path):
     for name, task in data["tasks"].items():
         assert list(task) == ["what", "scenes", "runs", "differences"], name
         for run in task["runs"].values():
-            assert list(run) == ["what", "weights", "seconds", "unreadable_shots", "scores", "by_shot", "measures"]
-            for s in [*run["scores"].values(), *(s for table in run["by_shot"].values() for s in table.values())]:
+            assert list(run) == [
+                "what",
+                "weights",
+                "seconds",
+                "unreadable_shots",
+                "scores",
+                "by_shot",
+                "measures",
+            ]
+            for s in [
+                *run["scores"].values(),
+                *(s for table in run["by_shot"].values() for s in table.values()),
+            ]:
                 assert list(s) == SCORE_KEYS
     given = data["tasks"]["given_first"]["runs"]["bidirectional"]
     assert list(given["by_shot"]) == ["2", "3"]  # shot 1 is given, so it isn't scored

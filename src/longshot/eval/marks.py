@@ -33,7 +33,8 @@ def told(scene: PuppetScene, number: int) -> View:
     """What is true of shot `number` (from 1)."""
     shot = scene.shots[number - 1]
     people = [
-        {name: getattr(scene.characters[a.who], name) for name in LOOK} | {"action": a.action} for a in shot.cast
+        {name: getattr(scene.characters[a.who], name) for name in LOOK} | {"action": a.action}
+        for a in shot.cast
     ]
     place = {"environment": scene.environment, "time": scene.time, "camera": shot.camera}
     return View(place, tuple(people), tuple(a.who for a in shot.cast))
@@ -117,7 +118,9 @@ def _agree(a: Values | None, b: Values | None, names: Sequence[str]) -> tuple[bo
     return readable and all(a[n] == b[n] for n in names), readable
 
 
-def agreement_marks(tracks: Sequence[Track], names: Sequence[str], whole: str, all_pairs: bool = True) -> Iterator[Mark]:
+def agreement_marks(
+    tracks: Sequence[Track], names: Sequence[str], whole: str, all_pairs: bool = True
+) -> Iterator[Mark]:
     """Agreement within tracks, filed under the later shot of a pair.
 
     `same_<name>` judges pairs of shots in one attribute, `same_<whole>` in all of them, `same_<whole>_throughout` a whole
@@ -173,13 +176,16 @@ class Guesses:
             alike = self.shots.get(len(view.people)) or [view]
             shot = alike[int(rng.integers(len(alike)))]
             people = [
-                {**cast[who], "action": person["action"]} for who, person in zip(view.who, shot.people, strict=True)
+                {**cast[who], "action": person["action"]}
+                for who, person in zip(view.who, shot.people, strict=True)
             ]
             values = {"environment": place.environment, "time": place.time, "camera": shot.place["camera"]}
             out[number] = View(values, tuple(people), view.who)
         return out
 
-    def chance(self, truths: Sequence[Views], rng: np.random.Generator, draws: int = 4000) -> dict[str, float]:
+    def chance(
+        self, truths: Sequence[Views], rng: np.random.Generator, draws: int = 4000
+    ) -> dict[str, float]:
         """How often a guess is right, for every name that `attribute_marks` gives."""
         right: dict[str, int] = {}
         total: dict[str, int] = {}

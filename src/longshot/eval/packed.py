@@ -88,7 +88,9 @@ def _run(base: Base, runners: Sequence[Runner]) -> None:
         _round(base, runners, number, contexts)
         last = number + 1 == len(runners[0].plan.rounds)
         if cached and not last:
-            contexts = [r.remembered(c, r.plan.rounds[number]) for r, c in zip(runners, contexts, strict=True)]
+            contexts = [
+                r.remembered(c, r.plan.rounds[number]) for r, c in zip(runners, contexts, strict=True)
+            ]
 
 
 def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequence[Contexts]) -> None:
@@ -109,7 +111,8 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
     text = torch.cat([r.text(layout) for r, layout in zip(runners, layouts, strict=True)])
     past = tuple(chain.from_iterable(seen))
     held = [
-        {} if cached else {s: r.noised(s) for s in todo.given} for r, todo in zip(runners, rounds, strict=True)
+        {} if cached else {s: r.noised(s) for s in todo.given}
+        for r, todo in zip(runners, rounds, strict=True)
     ]
     z = [{s: r.noise[s] for s in todo.denoise} for r, todo in zip(runners, rounds, strict=True)]
     sizes = [layout.num_video for layout in layouts]
@@ -122,7 +125,9 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
             rows.append(r.rows(layout, {**own, **h}))
             levels.append(r.levels(layout, level))
         v = base.velocity(torch.cat(rows), text, torch.cat(levels), whole, first.plan.visibility, past)
-        for k, (r, layout, todo, part) in enumerate(zip(runners, layouts, rounds, v.split(sizes), strict=True)):
+        for k, (r, layout, todo, part) in enumerate(
+            zip(runners, layouts, rounds, v.split(sizes), strict=True)
+        ):
             guided = r.guided(part, layout, todo.denoise)
             z[k] = {s: z[k][s] + (after - sigma) * guided[s] for s in todo.denoise}
     for r, own in zip(runners, z, strict=True):

@@ -41,7 +41,12 @@ from longshot.sample.plan import Plan, PlannedShot, autoregressive, together
 Frames = UInt8[np.ndarray, "_ 32 48 3"]  # each shot has its own length
 HELD_OUT = 0x4E1D0  # the first word of every spawn key
 SEAM_TOLERANCE = 1.0  # levels (0..255)
-CONDITIONED = ("look", *LOOK, "environment", "time")  # what a given picture decides; the rest comes from words
+CONDITIONED = (
+    "look",
+    *LOOK,
+    "environment",
+    "time",
+)  # what a given picture decides; the rest comes from words
 ORDER = ("look", *ATTRIBUTES, "people")
 PLACE_STAYS = ("environment", "time")
 
@@ -75,9 +80,13 @@ class EvalConfig:
         if unknown := [t for t in self.tasks if t not in TASKS]:
             raise UserError(f"no task {unknown[0]!r}; the puppets have {', '.join(TASKS)}")
         if self.scenes < 1:
-            raise UserError(f"{self.scenes} scenes can't be scored; use 1 or more, 200 for intervals of a few points")
+            raise UserError(
+                f"{self.scenes} scenes can't be scored; use 1 or more, 200 for intervals of a few points"
+            )
         if self.shots < 2 or self.segments < 2:
-            raise UserError("scenes of less than two shots have nothing to keep; use shots and segments of 2 or more")
+            raise UserError(
+                "scenes of less than two shots have nothing to keep; use shots and segments of 2 or more"
+            )
 
     def sampling(self, base: Base) -> Sampling:
         spec = base.spec
@@ -146,7 +155,9 @@ class Maker:
         """All shots of the scene, those whose numbers are listed given as the ground truth shows them."""
         return [
             self.shot(k, prompt, shot.frames, render_shot(self.shown, k - 1) if k in given else None)
-            for k, (prompt, shot) in enumerate(zip(self.case.prompts, self.case.scene.shots, strict=True), start=1)
+            for k, (prompt, shot) in enumerate(
+                zip(self.case.prompts, self.case.scene.shots, strict=True), start=1
+            )
         ]
 
     def picture(self, number: int, prompt: str, pixels: UInt8[np.ndarray, "32 48 3"]) -> PlannedShot:
@@ -224,7 +235,9 @@ class RunScores:
             "seconds": round(self.seconds, 1),
             "unreadable_shots": round(self.unreadable_shots, 4),
             "scores": {k: s.to_json() for k, s in self.scores.items()},
-            "by_shot": {str(n): {k: s.to_json() for k, s in table.items()} for n, table in self.by_shot.items()},
+            "by_shot": {
+                str(n): {k: s.to_json() for k, s in table.items()} for n, table in self.by_shot.items()
+            },
             "measures": {k: m.to_json() for k, m in self.measures.items()},
         }
 
@@ -345,7 +358,9 @@ def _after_first(m: Maker) -> Planned:
 
 
 def _after_first_causal(m: Maker) -> Planned:
-    plan = autoregressive("", m.shots(given=(1,)), window=m.base.spec.max_shots, context_sigma=m.config.context_sigma)
+    plan = autoregressive(
+        "", m.shots(given=(1,)), window=m.base.spec.max_shots, context_sigma=m.config.context_sigma
+    )
     return Planned(plan, {s.shot: s.shot for s in plan.shots[1:]})
 
 
@@ -412,7 +427,9 @@ TASKS: dict[str, Task] = {
         lambda rng, config: _one_person(config.shots, rng, config),
         {
             "bidirectional": Run("bidirectional", "the rest at once", _after_first, wrong_condition=True),
-            "causal": Run("causal", "one after the other, from the cache", _after_first_causal, wrong_condition=True),
+            "causal": Run(
+                "causal", "one after the other, from the cache", _after_first_causal, wrong_condition=True
+            ),
         },
     ),
     "composition": Task(
@@ -420,8 +437,12 @@ TASKS: dict[str, Task] = {
         "composition",
         lambda rng, config: _one_person(1, rng, config),
         {
-            "bidirectional": Run("bidirectional", "both given", _composition, agree=False, wrong_condition=True),
-            "causal": Run("causal", "both in the cache", _composition_causal, agree=False, wrong_condition=True),
+            "bidirectional": Run(
+                "bidirectional", "both given", _composition, agree=False, wrong_condition=True
+            ),
+            "causal": Run(
+                "causal", "both in the cache", _composition_causal, agree=False, wrong_condition=True
+            ),
         },
     ),
     "return": Task(
@@ -429,9 +450,15 @@ TASKS: dict[str, Task] = {
         "return",
         _absence,
         {
-            "joint": Run("bidirectional", "all shots from text at once; before and after are scored", _returning),
+            "joint": Run(
+                "bidirectional", "all shots from text at once; before and after are scored", _returning
+            ),
             "given": Run(
-                "bidirectional", "shot 1 given, no global prompt", _back(_after_first), agree=False, wrong_condition=True
+                "bidirectional",
+                "shot 1 given, no global prompt",
+                _back(_after_first),
+                agree=False,
+                wrong_condition=True,
             ),
             "given_causal": Run(
                 "causal",
@@ -452,7 +479,11 @@ TASKS: dict[str, Task] = {
         "one take goes on, segment after segment, without a cut",
         "extension",
         _one_take,
-        {"causal": Run("causal", "each segment from a cache of the last ones", _rolled_out, seams=True, share=4)},
+        {
+            "causal": Run(
+                "causal", "each segment from a cache of the last ones", _rolled_out, seams=True, share=4
+            )
+        },
     ),
     "causal": Task(
         "a scene from text, shot after shot; the scenes of `joint`",
@@ -536,7 +567,13 @@ class _Judge:
     def __init__(
         self, name: str, task: Task, config: EvalConfig, on_progress: Callable[[Progress], None], device: str
     ):
-        self.name, self.task, self.config, self.on_progress, self.device = name, task, config, on_progress, device
+        self.name, self.task, self.config, self.on_progress, self.device = (
+            name,
+            task,
+            config,
+            on_progress,
+            device,
+        )
         self.all_cases = [draw_case(task, config, k) for k in range(config.scenes)]
         rng = held_out(config.seed, f"{task.stories} guesses", 0)
         self.guesses = Guesses([task.draw(rng, config) for _ in range(max(2, config.guesses // 10))])
@@ -568,16 +605,16 @@ class _Judge:
                 for k in a
             ]
             out.runs["cached"].measures["pixels_from_recomputed"] = Measure(float(np.mean(gaps)))
-        out.samples = [
-            Sample(case, tuple(r)) for case, r in zip(self.all_cases, rows, strict=False) if r
-        ]
+        out.samples = [Sample(case, tuple(r)) for case, r in zip(self.all_cases, rows, strict=False) if r]
         return out
 
     def run(self, name: str, run: Run, base: Base, rows: list[list]) -> tuple[RunScores, list[Pixels]]:
         started = time.monotonic()
         cases = self.all_cases[: max(2, self.config.scenes // run.share)]
         planned = [run.plan(Maker(base, case, case.scene, self.config)) for case in cases]
-        wrong = [run.plan(Maker(base, case, case.other, self.config)) for case in cases if run.wrong_condition]
+        wrong = [
+            run.plan(Maker(base, case, case.other, self.config)) for case in cases if run.wrong_condition
+        ]
         latents = self._sample(name, base, [p.plan for p in (*planned, *wrong)])
         films = [_decode(base, p, z) for p, z in zip(planned, latents, strict=False)]
         controls = [_decode(base, p, z) for p, z in zip(wrong, latents[len(planned) :], strict=True)]
@@ -602,9 +639,13 @@ class _Judge:
             control = _against([self.guesses.another(t, rng) for t in truths], views)
             control = [m for m in control if m.name != "people"]
         if run.agree:
-            for names, whole, tracks_of in ((LOOK, "look", look_tracks), (PLACE_STAYS, "place", place_tracks)):
+            for names, whole, tracks_of in (
+                (LOOK, "look", look_tracks),
+                (PLACE_STAYS, "place", place_tracks),
+            ):
                 tracks, best_tracks = (
-                    [t for i, truth in enumerate(truths) for t in tracks_of(i, truth, v[i])] for v in (views, best)
+                    [t for i, truth in enumerate(truths) for t in tracks_of(i, truth, v[i])]
+                    for v in (views, best)
                 )
                 _add_agreement(marks, ceiling, control, tracks, best_tracks, names, whole)
                 chance |= self.guesses.agreement(names, whole, [len(t.shots) for t in tracks])
@@ -702,7 +743,9 @@ def _table(
         best, wrong = (
             [m for m in some if m.name == name and shot in (None, m.shot)] for some in (ceiling, control)
         )
-        out[name] = score(_named(marks, name), ceiling=rate(best), control=rate(wrong), chance=chance.get(name))
+        out[name] = score(
+            _named(marks, name), ceiling=rate(best), control=rate(wrong), chance=chance.get(name)
+        )
     return out
 
 
@@ -751,7 +794,8 @@ def _seam_measures(films: Sequence[Pixels], real: Sequence[Pixels]) -> dict[str,
                 np.mean([last.std() for _, last in ends]) / max(1e-6, np.mean([f.std() for f, _ in ends]))
             ),
             "detail_last_over_first": float(
-                np.mean([_detail(last) for _, last in ends]) / max(1e-6, np.mean([_detail(f) for f, _ in ends]))
+                np.mean([_detail(last) for _, last in ends])
+                / max(1e-6, np.mean([_detail(f) for f, _ in ends]))
             ),
         }
 

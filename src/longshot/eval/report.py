@@ -85,8 +85,14 @@ def markdown(scores: Scores) -> str:
 
 
 def _run_lines(run: RunScores) -> list[str]:
-    lines = [f"{run.what[0].upper()}{run.what[1:]} ({run.weights} weights). Unreadable shots: {run.unreadable_shots:.2f}.", ""]
-    lines += ["| | score | 95% | n | unread | ceiling | control | chance |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        f"{run.what[0].upper()}{run.what[1:]} ({run.weights} weights). Unreadable shots: {run.unreadable_shots:.2f}.",
+        "",
+    ]
+    lines += [
+        "| | score | 95% | n | unread | ceiling | control | chance |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, s in run.scores.items():
         if name in LEFT_TO_JSON:
             continue
@@ -94,10 +100,18 @@ def _run_lines(run: RunScores) -> list[str]:
         lines.append(f"| {name} | {s.value:.2f} | {s.low:.2f}-{s.high:.2f} | {s.n} | {rest} |")
     if run.measures:
         lines += ["", "| | value | ceiling |", "|---|---|---|"]
-        lines += [f"| {name} | {_number(m.value)} | {_number(m.ceiling)} |" for name, m in run.measures.items()]
+        lines += [
+            f"| {name} | {_number(m.value)} | {_number(m.ceiling)} |" for name, m in run.measures.items()
+        ]
     names = [n for n in HEADLINES if any(n in table for table in run.by_shot.values())]
     if names:
-        lines += ["", "By shot, with unread share:", "", f"| shot | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        lines += [
+            "",
+            "By shot, with unread share:",
+            "",
+            f"| shot | {' | '.join(names)} |",
+            "|---" * (len(names) + 1) + "|",
+        ]
         for number, table in run.by_shot.items():
             lines.append(f"| {number} | {' | '.join(_short(table.get(n)) for n in names)} |")
     return lines
@@ -107,7 +121,11 @@ def _difference_lines(task: TaskScores) -> list[str]:
     lines = []
     for name, table in task.differences.items():
         lines += ["", f"### {name}, paired", "", "| | difference | 95% |", "|---|---|---|"]
-        lines += [f"| {k} | {d.value:+.3f} | {d.low:+.3f} to {d.high:+.3f} |" for k, d in table.items() if k in SUMMARY]
+        lines += [
+            f"| {k} | {d.value:+.3f} | {d.low:+.3f} to {d.high:+.3f} |"
+            for k, d in table.items()
+            if k in SUMMARY
+        ]
     return lines
 
 

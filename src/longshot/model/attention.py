@@ -79,15 +79,20 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, layout: Layout, visibility: Visibilit
         for column in (layout.queries.scene, layout.queries.shot, layout.keys.scene, layout.keys.shot)
     )
     tail = len(k) - len(q)
-    first = q_shot if visibility == "shot" else torch.zeros_like(q_shot)  # a query sees shots first..last of its scene
+    first = (
+        q_shot if visibility == "shot" else torch.zeros_like(q_shot)
+    )  # a query sees shots first..last of its scene
     last = torch.full_like(q_shot, torch.iinfo(torch.int64).max) if visibility == "scene" else q_shot
     # A lambda, since flex traces it, and a type checker's wrapper around a def can't be traced.
-    visible = lambda batch, head, i, j: (  # noqa: E731
-        (q_scene[i] == k_scene[j])
-        & (q_scene[i] != PADDING)
-        & (first[i] <= k_shot[j])
-        & (k_shot[j] <= last[i])
-    ) | ((q_scene[i] == PADDING) & (i + tail == j))
+    visible = lambda batch, head, i, j: (
+        (  # noqa: E731
+            (q_scene[i] == k_scene[j])
+            & (q_scene[i] != PADDING)
+            & (first[i] <= k_shot[j])
+            & (k_shot[j] <= last[i])
+        )
+        | ((q_scene[i] == PADDING) & (i + tail == j))
+    )
     block_mask = create_block_mask(visible, None, None, len(q), len(k), device=str(q.device))
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     out = flex_attention(q, k, v, block_mask=block_mask)

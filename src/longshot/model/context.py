@@ -110,7 +110,9 @@ def _memory(file, shot: int, line: str) -> Memory:
     # Copied: a tensor from safetensors is a window on the file, and a file cut short under it would kill the process.
     keys, values = (file.get_tensor(f"{shot}.{name}").clone() for name in ("keys", "values"))
     if keys.ndim != 4 or keys.shape[1] != group.tokens or values.shape != keys.shape:
-        raise ValueError(f"shot {shot} has {group.tokens} tokens, keys {list(keys.shape)} and values {list(values.shape)}")
+        raise ValueError(
+            f"shot {shot} has {group.tokens} tokens, keys {list(keys.shape)} and values {list(values.shape)}"
+        )
     return Memory(group, float(sigma), keys, values)
 
 

@@ -32,7 +32,9 @@ class StageConfig:
         return asdict(self)
 
 
-SMALL_WORLD = StreamConfig(scenes=10, actions=("stand", "walk_left", "walk_right", "wave"), pan=0.0, pair=0.35)
+SMALL_WORLD = StreamConfig(
+    scenes=10, actions=("stand", "walk_left", "walk_right", "wave"), pan=0.0, pair=0.35
+)
 """What the first shipped weights were trained on: no pans and no jumps, so that two CPU cores suffice."""
 NEAR = ("wide", "medium", "medium", "close")
 """Cameras of scenes: near ones more often, since that is where people are learned."""
@@ -46,16 +48,22 @@ def single_shot(steps: int = 2400) -> StageConfig:
 
 def lct(steps: int = 3000) -> StageConfig:
     """Stage 2: Long Context Tuning, bidirectional, with single shots mixed in (LCT sec. 3.2)."""
-    stream = replace(SMALL_WORLD, single=0.35, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.15, cameras=NEAR)
+    stream = replace(
+        SMALL_WORLD, single=0.35, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.15, cameras=NEAR
+    )
     sigma = SigmaDraw(shared=0.4, history=0.35)
     return StageConfig("lct", steps, stream, sigma=sigma, lr=1e-3, decay=0.6, ema=0.995, seed=2)
 
 
 def causal(steps: int = 600) -> StageConfig:
     """Stage 3: the context-causal fine-tune (LCT sec. 3.3)."""
-    stream = replace(SMALL_WORLD, single=0.2, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.15, cameras=NEAR)
+    stream = replace(
+        SMALL_WORLD, single=0.2, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.15, cameras=NEAR
+    )
     sigma = SigmaDraw(causal_history=True, shared=0.15, history=0.6)
-    return StageConfig("causal", steps, stream, "causal", sigma, lr=6e-4, warmup=50, decay=0.7, ema=0.995, seed=3)
+    return StageConfig(
+        "causal", steps, stream, "causal", sigma, lr=6e-4, warmup=50, decay=0.7, ema=0.995, seed=3
+    )
 
 
 STAGES = {"single": single_shot, "lct": lct, "causal": causal}

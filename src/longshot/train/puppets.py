@@ -48,7 +48,9 @@ class StreamConfig:
 
 def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
     """One example, rendered and captioned."""
-    draw = partial(draw_scene, actions=config.actions, cameras=config.cameras, p_pan=config.pan, p_pair=config.pair)
+    draw = partial(
+        draw_scene, actions=config.actions, cameras=config.cameras, p_pan=config.pan, p_pair=config.pair
+    )
     if config.shots[1] == 1 or rng.random() < config.single:
         scene = draw(rng, 1, config.frames)
         global_prompt, prompts = "", [single_caption(scene, 0, rng)]
