@@ -318,7 +318,7 @@ def test_plan_forecasts_a_scene_without_weights(tmp_path, weights):
     picture(tmp_path / "where.png")
     shots = [Shot(prompt="Wide shot.", references=[Reference(role="environment", path="where.png")])] * 2
     scene = write_scene(tmp_path / "scene.yaml", scene_of(shots))
-    for base in ("tiny", "native-3b", weights):
+    for base in ("native-3b", weights):
         out = done("plan", scene, "--base", base).out
         assert "shot 1's environment image" in out and "shot 2" in out and "4 shots and images" in out
     assert "no base 'nope'" in refused("plan", scene, "--base", "nope")
