@@ -431,7 +431,7 @@ def train(
         out: the run's folder, with one folder a stage in it.
         stage: one stage, or all of them in order.
         steps: of this stage, instead of the recipe's.
-        init: weights to start from; a stage otherwise starts from the stage before it in the same folder.
+        init: weights that the first of these stages starts from; the others start from the stage before them.
         workers: processes that draw scenes ahead.
         checkpoint_seconds: how often the state is saved.
     """

@@ -40,13 +40,13 @@ NEAR = ("wide", "medium", "medium", "close")
 """Cameras of scenes: near ones more often, since that is where people are learned."""
 
 
-def single_shot(steps: int = 2400) -> StageConfig:
+def single_shot(steps: int = 1600) -> StageConfig:
     """Stage 1: the single-shot base, its text with rotary positions."""
     stream = replace(SMALL_WORLD, scenes=24, frames=(4, 4, 8, 8, 12, 16), image=0.05)
     return StageConfig("single", steps, stream, lr=1.5e-3, decay=0.1)
 
 
-def lct(steps: int = 3000) -> StageConfig:
+def lct(steps: int = 4400) -> StageConfig:
     """Stage 2: Long Context Tuning, bidirectional, with single shots mixed in (LCT sec. 3.2)."""
     stream = replace(
         SMALL_WORLD, single=0.35, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.15, cameras=NEAR
@@ -55,7 +55,7 @@ def lct(steps: int = 3000) -> StageConfig:
     return StageConfig("lct", steps, stream, sigma=sigma, lr=1e-3, decay=0.6, ema=0.995, seed=2)
 
 
-def causal(steps: int = 600) -> StageConfig:
+def causal(steps: int = 400) -> StageConfig:
     """Stage 3: the context-causal fine-tune (LCT sec. 3.3)."""
     stream = replace(
         SMALL_WORLD, single=0.2, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.15, cameras=NEAR

@@ -31,7 +31,7 @@ def train_puppets(
         torch.set_num_threads(1)
     for name in names:
         config = STAGES[name]() if steps is None else STAGES[name](steps)
-        base = _start(out, name, init).to(device)
+        base = _start(out, name, init if name == names[0] else None).to(device)
         trainer = Trainer(base, config, out / name, ranks)
         if trainer.step >= config.steps:
             continue
