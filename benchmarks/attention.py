@@ -68,7 +68,8 @@ def memory_on_cpu(settings: Settings, names: tuple[str, ...]) -> dict[str, float
     sizes = ("shots", "tokens", "heads", "head_dim")
     options = [f"--{name.replace('_', '-')}={getattr(settings, name)}" for name in sizes]
     peak = {
-        name: child([sys.executable, __file__, *options, "--alone", name])[1] for name in ("nothing", *names)
+        name: child([sys.executable, __file__, *options, "--alone", name]).megabytes
+        for name in ("nothing", *names)
     }
     print(f"a process that only makes inputs and an output: {peak['nothing']:.0f} MB")
     return {name: peak[name] - peak["nothing"] for name in names}

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -40,11 +41,20 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def child(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> tuple[float, float, str]:
-    """Wall seconds, peak resident memory in MB (10^6 bytes) and printed text of a command. SystemExit when it fails.
+@dataclass(frozen=True)
+class Child:
+    """What a command took. seconds: wall time; cpu_seconds: of all its threads, which other processes hardly change.
 
-    The peak is the largest among the command's process and those it waited for.
+    megabytes: peak resident memory in 10^6 bytes, the largest among its process and those it waited for.
     """
+
+    seconds: float
+    cpu_seconds: float
+    megabytes: float
+
+
+def child(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Child:
+    """Runs a command and says what it took. SystemExit, with what it printed, when it fails."""
     with tempfile.TemporaryFile("w+") as out:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **(env or {})})
@@ -56,7 +66,7 @@ def child(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -
     if process.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{text}")
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-    return seconds, usage.ru_maxrss * unit / 1e6, text
+    return Child(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6)
 
 
 def in_turn(jobs: Mapping[str, Callable[[], object]], runs: int, warmups: int = 1) -> dict[str, list[float]]:
