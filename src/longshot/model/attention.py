@@ -85,7 +85,7 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, layout: Layout, visibility: Visibilit
     last = torch.full_like(q_shot, torch.iinfo(torch.int64).max) if visibility == "scene" else q_shot
     # A lambda, since flex traces it, and a type checker's wrapper around a def can't be traced.
     visible = lambda batch, head, i, j: (
-        (  # noqa: E731
+        (
             (q_scene[i] == k_scene[j])
             & (q_scene[i] != PADDING)
             & (first[i] <= k_shot[j])
