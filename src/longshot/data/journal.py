@@ -1,0 +1,122 @@
+"""Where a stage's results lie: an append-only journal that survives being killed, and rows.jsonl made from it."""
+
+import json
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from longshot.data.records import Row
+from longshot.data.stage import Outcome
+from longshot.errors import UserError
+from longshot.files import atomic_path
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs at once are not kept apart there
+    fcntl = None
+
+
+class Journal:
+    """Results of one stage by key, in `journal.jsonl`: a line a unit, written whole and synced, never changed.
+
+    A run that is killed leaves at most one torn line at the end, which is cut off when the journal is opened again.
+    Results of other settings stay in it and are found again when the settings come back.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "journal.jsonl"
+        self._places: dict[str, int] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+b")
+        self._index()
+
+    def _index(self) -> None:
+        self._file.seek(0)
+        end = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                self._places[json.loads(line)["key"]] = end
+            except (ValueError, KeyError, TypeError):
+                break
+            end += len(line)
+        # A line that isn't whole can only be the last one a killed run was writing.
+        self._file.truncate(end)
+        self._file.seek(0, os.SEEK_END)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def read(self, key: str) -> dict[str, Any]:
+        """Return the entry of a key: `rows`, `notes`, `seconds`."""
+        self._file.seek(self._places[key])
+        return json.loads(self._file.readline())
+
+    def add(self, outcome: Outcome) -> None:
+        """Keep a finished unit; it is on the disk when this returns."""
+        entry = {
+            "key": outcome.key,
+            "name": outcome.name,
+            "seconds": round(outcome.seconds, 3),
+            "notes": outcome.notes,
+            "rows": outcome.rows,
+        }
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        place = self._file.seek(0, os.SEEK_END)
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(place)
+            raise UserError(f"{self.path}: could not be written ({error.strerror or error})") from error
+        self._places[outcome.key] = place
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Hold a run's folder for this process; UserError when another run works in it. A killed run lets go by itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"{folder}: another run works in this folder; wait for it or stop it"
+                ) from None
+        yield
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> int:
+    """Write rows as JSON lines, atomically, and return how many there were."""
+    count = 0
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file of JSON lines; UserError names the line that isn't one."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}:{number}: isn't a row; delete the file and run the stage again")
+                yield row
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage {path.parent.name} first") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: could not be read ({error})") from error

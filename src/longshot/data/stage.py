@@ -1,0 +1,141 @@
+"""What a stage is: rows in, rows out, on units that know nothing of each other, so that any engine can run them."""
+
+import hashlib
+import json
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from longshot.data.records import Record, Row
+from longshot.errors import UserError
+from longshot.files import inside
+
+
+class Settings(BaseModel):
+    """What a person can set of a stage: a section of the config, and part of the key of everything it makes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folders of a run. Stages get no other paths, and rows hold only paths inside these."""
+
+    out: Path
+    films_root: Path
+
+    def film(self, path: str) -> Path:
+        """Return the film that a row names; UserError when that is outside the folder of films."""
+        return inside(self.films_root, path)
+
+    def file(self, path: str) -> Path:
+        """Return a file that a stage made, named relative to the folder of the run."""
+        return inside(self.out, path)
+
+    def folder(self, stage: str) -> Path:
+        """Return the folder of one stage."""
+        return self.out / stage
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows that a stage takes at once, for example all shots of one film; `name` is what a report calls them."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a unit: rows, or one line that says why there are none. Plain values, for any engine to carry."""
+
+    key: str
+    name: str
+    rows: tuple[Row, ...] = ()
+    error: str | None = None
+    trace: str | None = None
+    """only where the error is a bug rather than a person's file"""
+    notes: tuple[str, ...] = ()
+    """what a person should know although rows came out"""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `Stage.run` returns: rows, and notes for the report."""
+
+    rows: Sequence[Record]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the pipeline. Picklable: engines send it to other processes and machines.
+
+    What `run` needs loaded (a model, a client) comes from a cached function of the settings, so once in each process.
+    A stage writes files only under `place.folder(name) / "files" / key`, each atomically, and names them in its rows.
+    """
+
+    name: ClassVar[str]
+    after: ClassVar[str | None]
+    """the stage whose rows this one reads"""
+    version: ClassVar[int]
+    """raise it when the same input would come out otherwise: older results are then made again"""
+    reads: ClassVar[type[Record]]
+    writes: ClassVar[type[Record]]
+    settings: Any
+    place: Place
+    threads: ClassVar[int] = 0
+    """more than 0: the local engine runs so many units at once in threads of one process, for stages that wait"""
+
+    def units(self, rows: Iterable[Row]) -> Iterator[Unit]:
+        """Yield the units of the input rows: here, each row alone."""
+        for row in rows:
+            yield Unit(self.label(row), (row,))
+
+    def label(self, row: Row) -> str:
+        """Return what a person calls a row."""
+        return str(row.get("id") or row.get("film", {}).get("path") or "a row")
+
+    def run(self, unit: Unit, key: str) -> Made:
+        """Make a unit's rows. UserError for what a person can put right; it is named in the report, the rest goes on."""
+        raise NotImplementedError
+
+    def files(self, row: Row) -> Iterable[str]:
+        """Return the files a row names, relative to the run's folder: where one is gone, the unit is made again."""
+        return ()
+
+    def settle(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Go over all finished rows, in the order of the input, where a stage must see the whole corpus."""
+        return rows
+
+
+def key_of(stage: Stage, unit: Unit) -> str:
+    """Return the address of a unit's result: a hash of what goes in, of the settings and of the stage's version.
+
+    Input rows hold the film's sha256 and the settings of the stages before, so anything that changes upstream changes it.
+    """
+    settings = stage.settings.model_dump(mode="json") if isinstance(stage.settings, BaseModel) else None
+    told = [stage.name, stage.version, settings, list(unit.rows)]
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def run_unit(stage: Stage, unit: Unit, key: str) -> Outcome:
+    """Run one unit and catch what goes wrong: the one function that every engine calls, in whatever process."""
+    begun = time.perf_counter()
+    try:
+        made = stage.run(unit, key)
+        rows = tuple(record.row() for record in made.rows)
+    except UserError as error:
+        return Outcome(key, unit.name, error=str(error), seconds=time.perf_counter() - begun)
+    except Exception as error:
+        reason = f"{unit.name}: {stage.name} failed ({type(error).__name__}: {error})".replace("\n", " ")
+        trace = traceback.format_exc()
+        return Outcome(key, unit.name, error=reason, trace=trace, seconds=time.perf_counter() - begun)
+    return Outcome(key, unit.name, rows, notes=tuple(made.notes), seconds=time.perf_counter() - begun)

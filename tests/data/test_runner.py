@@ -1,0 +1,129 @@
+"""Runs of a stage: what is kept, what is made again, what happens when it is killed or meets bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_stage import calls, numbers, toy
+
+from longshot.data.engine import LocalEngine
+from longshot.data.journal import Journal, alone, read_rows
+from longshot.data.runner import run_stage
+from longshot.data.stage import Outcome
+from longshot.errors import UserError
+
+
+def rows_in(out: Path) -> list[dict]:
+    return list(read_rows(out / "toy" / "rows.jsonl"))
+
+
+def run(out: Path, *values: int, workers: int = 1, **settings):
+    return run_stage(toy(out, **settings), numbers(*values), LocalEngine(workers))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rows_come_out_in_the_order_of_the_input_and_bad_units_are_named(tmp_path, workers):
+    report = run(tmp_path, 5, 13, 3, 14, 10, 1, workers=workers, times=2)
+    assert [row["value"] for row in rows_in(tmp_path)] == [10, 6, 20, 2]
+    assert [(f.name, f.error) for f in report.failures] == [
+        ("n13", "thirteen: is unlucky; take another number"),
+        ("n14", "n14: toy failed (KeyError: 'a bug')"),
+    ]
+    assert report.failures[0].trace is None and "toy_stage.py" in (report.failures[1].trace or "")
+    assert report.notes == ["ten"] and report.units == 6 and report.rows == 4
+    stored = json.loads((tmp_path / "toy" / "stage.json").read_text())
+    assert stored["failures"][0]["name"] == "n13" and stored["settings"] == {"times": 2, "wait": 0.0}
+    assert [row["name"] for row in read_rows(tmp_path / "toy" / "failures.jsonl")] == ["n13", "n14"]
+
+
+def test_a_worker_that_dies_costs_its_own_unit_only(tmp_path):
+    report = run(tmp_path, 1, 15, 2, 3, 4, workers=2)
+    assert [row["value"] for row in rows_in(tmp_path)] == [1, 2, 3, 4]
+    assert [f.error for f in report.failures] == ["n15: the process that ran toy on it died (exit code 9)"]
+
+
+def test_what_is_done_is_not_done_again_and_failures_are_tried_again(tmp_path):
+    run(tmp_path, 1, 13, 2)
+    report = run(tmp_path, 1, 13, 2, 3)
+    assert report.reused == 2 and calls(tmp_path) == [1, 13, 2, 13, 3]
+    assert [row["value"] for row in rows_in(tmp_path)] == [1, 2, 3]
+
+
+def test_other_settings_make_everything_again_and_the_old_ones_are_still_there(tmp_path):
+    run(tmp_path, 1, 2)
+    run(tmp_path, 1, 2, times=5)
+    assert [row["value"] for row in rows_in(tmp_path)] == [5, 10]
+    assert run(tmp_path, 1, 2).reused == 2 and [row["value"] for row in rows_in(tmp_path)] == [1, 2]
+
+
+def test_a_unit_whose_file_is_gone_is_made_again(tmp_path):
+    run(tmp_path, 1, 2)
+    (tmp_path / rows_in(tmp_path)[0]["file"]).unlink()
+    assert run(tmp_path, 1, 2).reused == 1 and calls(tmp_path) == [1, 2, 1]
+    assert all((tmp_path / row["file"]).exists() for row in rows_in(tmp_path))
+
+
+KILLED = """
+import sys; from pathlib import Path
+from longshot.data.engine import LocalEngine; from longshot.data.runner import run_stage
+from toy_stage import numbers, toy
+if __name__ == "__main__":
+    run_stage(toy(Path(sys.argv[1]), wait=0.05), numbers(*range(20, 32)), LocalEngine(int(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_goes_on_where_it_was(tmp_path, workers):
+    script = tmp_path / "run.py"
+    script.write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen([sys.executable, script, tmp_path, str(workers)], env=environment)
+    journal = tmp_path / "toy" / "journal.jsonl"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "toy" / "rows.jsonl").exists()
+    kept = journal.read_bytes().count(b"\n")
+    with journal.open("ab") as file:
+        file.write(b'{"key":"half a li')
+    report = run_stage(toy(tmp_path, wait=0.05), numbers(*range(20, 32)), LocalEngine(1))
+    assert [row["value"] for row in rows_in(tmp_path)] == list(range(20, 32))
+    assert report.reused == kept and not list(tmp_path.rglob(".[0-9a-z]*.*"))
+
+
+@given(st.lists(st.text(min_size=1), unique=True, max_size=5), st.data())
+def test_a_journal_cut_off_anywhere_keeps_every_whole_entry(tmp_path_factory, names, data):
+    folder = tmp_path_factory.mktemp("journal")
+    journal, ends = Journal(folder), [0]
+    for name in names:
+        journal.add(Outcome(key=name, name=name, rows=({"text": name},)))
+        ends.append(journal.path.stat().st_size)
+    journal.close()
+    cut = data.draw(st.integers(0, ends[-1]))
+    os.truncate(journal.path, cut)
+    again = Journal(folder)
+    whole = [name for name, end in zip(names, ends[1:], strict=True) if end <= cut]
+    assert [name for name in names if name in again] == whole
+    again.add(Outcome(key="\0new", name="new", rows=({"text": "new"},)))
+    assert [again.read(name)["rows"][0]["text"] for name in [*whole, "\0new"]] == [*whole, "new"]
+    again.close()
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with (
+        alone(tmp_path),
+        pytest.raises(UserError, match="another run works in this folder"),
+        alone(tmp_path),
+    ):
+        pass
+    with alone(tmp_path):
+        pass
