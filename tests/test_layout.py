@@ -1,5 +1,7 @@
 """Where tokens are: positions by hand, spans that fit together, and two ways to say who sees whom."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -182,3 +184,23 @@ def test_the_global_prompt_is_group_zero_with_one_dummy_token_of_video():
 def test_a_layout_that_makes_no_sense_says_so(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@quiet
+@many
+@given(layouts(pad=False))
+def test_packed_scenes_are_the_same_scenes_one_by_one(layout):
+    parts = layout.one_by_one()
+    assert [p.scenes[0] for p in parts] == list(layout.scenes)
+    assert sum((p.groups for p in parts), ()) == layout.groups
+    assert np.array_equal(np.concatenate([p.keys.position for p in parts]), layout.keys.position)
+
+
+@quiet
+@many
+@given(layouts())
+def test_without_text_the_video_of_an_anchored_scene_stays_where_it_was(layout):
+    layout = replace(layout, rope="anchor")
+    bare, columns = layout.without_text(), layout.queries
+    assert bare.num_text == 0 and bare.past == layout.past
+    assert np.array_equal(bare.queries.position, columns.position[~columns.is_text])

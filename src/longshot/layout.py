@@ -8,7 +8,7 @@ Token order: scene by scene, group by group, and in a group its text tokens, the
 (LCT sec. 3.2: `[text 0][dummy video] [text 1][video 1] ... [text N][video N]`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -128,6 +128,20 @@ class Layout:
     def single(cls, *groups: Group, past: int = 0, rope: RopeMode = "interleaved") -> "Layout":
         """The layout of one scene."""
         return cls((groups,), (past,), rope)
+
+    def without_text(self) -> "Layout":
+        """The same scenes as a network sees them whose text is only cross-attended: no text token takes part or has a place."""
+        scenes = tuple(tuple(replace(g, text=0) for g in groups) for groups in self.scenes)
+        return replace(self, scenes=scenes)
+
+    def one_by_one(self) -> list["Layout"]:
+        """The packed scenes as layouts of their own, in order. Raises ValueError for a layout with padding."""
+        if self.pad:
+            raise ValueError("padding belongs to no scene")
+        return [
+            Layout((groups,), (past,), self.rope)
+            for groups, past in zip(self.scenes, self.past, strict=True)
+        ]
 
     # -- groups ---------------------------------------------------------------------------------------------------------
     @cached_property

@@ -53,13 +53,14 @@ def by_hand(base: Base, plan: Plan, sampling: Sampling) -> dict[int, Tensor]:
 
         def one_branch(z: dict[int, Tensor], sigma: float, words: bool) -> dict[int, Tensor]:
             groups, rows, text, level = [], [], [], []
-            if words and plan.global_prompt:
+            if words and plan.global_prompt and base.spec.prompts == "group":
                 text.append(base.encode_text([plan.global_prompt])[0])
                 groups.append(global_group(len(text[0])))
                 rows.append(torch.zeros(1, base.spec.channels))
                 level.append(0.0)
             for s in shots:  # noqa: B023 (called within the round)
-                text.append(base.encode_text([plan[s].prompt if words else ""])[0])
+                prompt = base.spec.wording(plan.global_prompt, plan[s].prompt) if words else ""
+                text.append(base.encode_text([prompt])[0])
                 groups.append(Group(s, len(text[-1]), plan[s].grid))
                 rows.append(z[s] if s in z else held[s])  # noqa: B023
                 level.append(sigma if s in z else c)

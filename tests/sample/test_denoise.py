@@ -407,3 +407,23 @@ def test_contexts_of_another_number_of_branches_are_refused():
     _, last = make(causal(story(1)))
     with pytest.raises(UserError, match=r"the saved context has 1 branches, but guidance 2.5 needs 2"):
         make(causal(story(2)), GUIDED, contexts=last.contexts)
+
+
+# -- bases that read one text a shot ------------------------------------------------------------------------------------
+def test_a_base_that_reads_one_text_a_shot_gets_the_global_prompt_before_each_and_no_group_of_it():
+    base = spy()
+    base.spec = replace(base.spec, prompts="joined", cut="Cut. ")
+    shots = [shot(1, "[SHOT CUT] a dog waves"), shot(2, "a dog walks")]
+    plan = together("a dog.", shots)
+    list(denoise(base, plan, Sampling(steps=1, guidance=1.0)))
+    apart = base.encode_text(["a dog. Cut. a dog waves", "a dog. a dog walks"])
+    ((_, _, layout),) = base.calls
+    assert [(g.shot, g.text) for g in layout.groups] == [(1, len(apart[0])), (2, len(apart[1]))]
+
+
+def test_a_prompt_that_is_too_long_only_together_with_the_global_one_is_named():
+    base = spy()
+    base.spec = replace(base.spec, prompts="joined", max_text_tokens=7)
+    plan = together("a dog and a cat", [shot(1, "waves"), shot(2, "a cat walks")])
+    with pytest.raises(UserError, match=r"^shot 2: its prompt and the global prompt have .* reads 7"):
+        list(denoise(base, plan, Sampling(steps=1)))

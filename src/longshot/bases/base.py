@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
@@ -14,6 +13,7 @@ from longshot.errors import UserError
 from longshot.layout import Layout, RopeMode, Visibility
 from longshot.lint import Limits
 from longshot.model.context import Context
+from longshot.scene import SHOT_CUT
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class Spec:
     size: pixels (width, height) of a frame by default. stride: pixels a token spans in (time, height, width).
     frame_offset: shots have `stride[0] * n + frame_offset` frames. max_frames, max_shots: what it was trained on.
     display_scale: whole-number enlargement of frames written to video files. guidance, steps, shift: good sampling values.
+    prompts: how a shot learns what the scene is about. "group": the global prompt is a group of its own, which the shots attend
+    to (LCT sec. 3.2). "joined": it is written before each shot's own prompt, since the base was trained on single shots that
+    read one text each; then no layout has a group 0. cut: how the prompt of a shot that begins with a cut begins; LCT's mark
+    means nothing to weights that were not trained with it.
     """
 
     name: str
@@ -41,6 +45,14 @@ class Spec:
     steps: int
     shift: float
     rope: RopeMode
+    prompts: Literal["group", "joined"] = "group"
+    cut: str = SHOT_CUT
+
+    def wording(self, global_prompt: str, prompt: str) -> str:
+        """What the text encoder reads for a shot."""
+        if prompt.startswith(SHOT_CUT) and self.cut != SHOT_CUT:
+            prompt = self.cut + prompt.removeprefix(SHOT_CUT).lstrip()
+        return f"{global_prompt} {prompt}".strip() if self.prompts == "joined" else prompt
 
     def grid(self, frames: int, width: int, height: int) -> tuple[int, int, int]:
         """Tokens along (time, height, width) of a clip. Raises UserError, with the nearest legal values, if it has none."""
@@ -118,8 +130,4 @@ class Base(Protocol):
 
     def fingerprint(self) -> str:
         """A hash of the weights."""
-        ...
-
-    def save(self, path: Path) -> None:
-        """Writes the weights, with all that `load_base` needs, to one safetensors file."""
         ...

@@ -5,7 +5,7 @@ is one `Context` a branch.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,8 +87,12 @@ class Branch:
 
     @classmethod
     def conditional(cls, base: Base, plan: Plan) -> "Branch":
-        top = [plan.global_prompt] if plan.global_prompt else []
-        features = base.encode_text([*top, *(s.prompt for s in plan.shots)])
+        spec = base.spec
+        top = [plan.global_prompt] if plan.global_prompt and spec.prompts == "group" else []
+        prompts = [spec.wording(plan.global_prompt, s.prompt) for s in plan.shots]
+        if spec.prompts == "joined":
+            _check_lengths(base, plan, prompts)
+        features = base.encode_text([*top, *prompts])
         texts = dict(zip((s.shot for s in plan.shots), features[len(top) :], strict=True))
         return cls(features[0] if top else None, texts)
 
@@ -99,6 +103,16 @@ class Branch:
 
     def group(self, shot: PlannedShot) -> Group:
         return Group(shot.shot, len(self.texts[shot.shot]), shot.grid)
+
+
+def _check_lengths(base: Base, plan: Plan, prompts: Sequence[str]) -> None:
+    """UserError for the first shot whose prompt only together with the global one is more than the base reads."""
+    for shot, prompt in zip(plan.shots, prompts, strict=True):
+        if (tokens := len(base.tokenise(prompt))) > base.spec.max_text_tokens:
+            raise UserError(
+                f"{shot.label}: its prompt and the global prompt have {tokens} tokens together; {base.spec.name} reads "
+                f"{base.spec.max_text_tokens}: shorten either"
+            )
 
 
 class Runner:
