@@ -1,4 +1,4 @@
-"""The order in which training sees shards: packs of scenes up to a budget of tokens, the same for any number of workers and ranks.
+"""The order in which training sees shards: packs of scenes up to a budget of tokens, whatever the number of workers and ranks.
 
 An epoch is a shuffle of all scenes, cut into *packs* of at most `budget` tokens whose scenes are of similar length. The packs of
 epoch 0, then of epoch 1, and so on, are one endless row, and step k of a run takes `packs` of them, those from k * packs on. So a
