@@ -14,7 +14,7 @@ STREAM = StreamConfig(scenes=2, single=0.5, shots=(2, 2), frames=(4,))
 
 
 def stage(steps: int) -> StageConfig:
-    return StageConfig("test", steps, STREAM, warmup=2, lr=3e-3, decay=0.3)
+    return StageConfig("test", steps, STREAM, warmup=2, lr=3e-3, decay=0.3, attributes=0.05)
 
 
 def tiny_base(width: int = 24, depth: int = 1) -> NativeBase:

@@ -15,7 +15,7 @@ def test_sixty_steps_on_one_example_learn_it(tmp_path):
 
     @torch.no_grad()
     def loss() -> float:
-        return float(batch_loss(base, batch, sigma, eps, "scene")[0])
+        return float(batch_loss(base, batch, sigma, eps, "scene").flow)
 
     trainer = Trainer(base, config, tmp_path)
     before = loss()

@@ -27,8 +27,8 @@ Result = dict[str, Tensor]  # "loss", and the gradient of every weight
 class DoubleBase(NativeBase):
     """The native base in float64, so that rounding can't hide a missing gradient."""
 
-    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None):
-        return self.network(z, text, sigma, layout, visibility, past, self.kernel, keep)
+    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None, features=None):
+        return self.network(z, text, sigma, layout, visibility, past, self.kernel, keep, features)
 
 
 def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase:
@@ -62,7 +62,7 @@ def loss_and_gradients(
     batch = collate(base, PuppetSteps(STREAM, STAGE.seed, ranks.rank, ranks.count)[STEP])
     indices = range(ranks.rank, STREAM.scenes, ranks.count)
     sigma, eps = draw_noise(batch.layout, base.spec.channels, STAGE, STEP, indices)
-    loss, _ = batch_loss(base, batch, sigma, eps, visibility)
+    loss = batch_loss(base, batch, sigma, eps, visibility).flow
     num_shots = torch.tensor(float(sum(g.shot != GLOBAL for g in batch.layout.groups)))
     loss = loss * (num_shots / ranks.sum(num_shots))
     loss.backward()

@@ -181,8 +181,9 @@ class NativeBase:
         visibility: Visibility,
         past: Sequence[Context] | None = None,
         keep: list[tuple[Tensor, Tensor]] | None = None,
+        features: list[Tensor] | None = None,
     ) -> Float[Tensor, "video channels"]:
-        out = self.network(z, text, sigma, layout, visibility, past, self.kernel, keep).float()
+        out = self.network(z, text, sigma, layout, visibility, past, self.kernel, keep, features).float()
         if self.config.network.predicts == "velocity":
             return out
         return velocity_from_clean(z.float(), out, per_token(sigma, layout))

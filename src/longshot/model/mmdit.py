@@ -303,12 +303,13 @@ class MMDiT(nn.Module):
         past: Sequence[Context] | None = None,
         kernel: Kernel = "prefix",
         keep: list[tuple[Tensor, Tensor]] | None = None,
+        features: list[Tensor] | None = None,
     ) -> Float[Tensor, "video channels"]:
         """The prediction for each row of z.
 
         text: features from `text_refiner`, the computed groups' prompts joined. sigma: one level a computed group.
         past: a `Context` a scene for layouts with remembered groups. keep: a list that receives every layer's unrotated
-        keys and values of the computed tokens.
+        keys and values of the computed tokens. features: a list that receives the video stream after every block.
         """
         if len(z) != layout.num_video or len(text) != layout.num_text or len(sigma) != len(layout.groups):
             raise ValueError(
@@ -346,14 +347,16 @@ class MMDiT(nn.Module):
                 text, video, k, v = block(text, video, cond, route, layer_past)
             if keep is not None:
                 keep.append((k, v))
+            if features is not None:
+                features.append(video)
         shift, scale = (
             self.last_modulation(F.silu(cond)).index_select(0, route.group_of_video).chunk(2, dim=-1)
         )
-        features = (layer_norm(video) * (1 + scale) + shift).to(video.dtype)
-        out = self.head(features)
+        last = (layer_norm(video) * (1 + scale) + shift).to(video.dtype)
+        out = self.head(last)
         if self.detail_up is not None and self.detail_down is not None:
-            noisy = z[route.video_rows].to(features.dtype)
-            out = out + self.detail_down(F.silu(self.detail_up(torch.cat([features, noisy], 1))))
+            noisy = z[route.video_rows].to(last.dtype)
+            out = out + self.detail_down(F.silu(self.detail_up(torch.cat([last, noisy], 1))))
         return out if isinstance(kernel, str) else kernel.join(out, ~layout.queries.is_text)
 
 

@@ -12,7 +12,8 @@ class StageConfig:
     """One stage: what it sees, how noise is drawn, how long and how fast it learns.
 
     lr: peak learning rate; it warms up over `warmup` steps, and falls linearly to 0 over the last `decay` share of `steps`.
-    ema: decay of the weight average that is kept and shipped.
+    ema: decay of the weight average that is kept and shipped. attributes: weight of the auxiliary loss of
+    `train/attributes.py`, 0 for none.
     """
 
     name: str
@@ -26,6 +27,7 @@ class StageConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     ema: float = 0.998
+    attributes: float = 0.0
     seed: int = 0
 
     def to_json(self) -> dict:
@@ -43,7 +45,8 @@ NEAR = ("wide", "medium", "medium", "close")
 def single_shot(steps: int = 1600) -> StageConfig:
     """Stage 1: the single-shot base, its text with rotary positions."""
     stream = replace(SMALL_WORLD, scenes=24, frames=(4, 4, 8, 8, 12, 16), image=0.05)
-    return StageConfig("single", steps, stream, lr=1.5e-3, decay=0.1)
+    sigma = SigmaDraw(mean=2.2, std=1.3)  # towards noise: that is where words decide what will be there
+    return StageConfig("single", steps, stream, sigma=sigma, decay=0.3, attributes=0.05)
 
 
 def lct(steps: int = 4400) -> StageConfig:
@@ -51,8 +54,8 @@ def lct(steps: int = 4400) -> StageConfig:
     stream = replace(
         SMALL_WORLD, single=0.35, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.15, cameras=NEAR
     )
-    sigma = SigmaDraw(shared=0.4, history=0.35)
-    return StageConfig("lct", steps, stream, sigma=sigma, lr=1e-3, decay=0.6, ema=0.995, seed=2)
+    sigma = SigmaDraw(mean=1.7, std=1.5, shared=0.35, history=0.4)
+    return StageConfig("lct", steps, stream, sigma=sigma, decay=0.5, ema=0.995, attributes=0.05, seed=2)
 
 
 def causal(steps: int = 400) -> StageConfig:
@@ -62,7 +65,17 @@ def causal(steps: int = 400) -> StageConfig:
     )
     sigma = SigmaDraw(causal_history=True, shared=0.15, history=0.6)
     return StageConfig(
-        "causal", steps, stream, "causal", sigma, lr=6e-4, warmup=50, decay=0.7, ema=0.995, seed=3
+        "causal",
+        steps,
+        stream,
+        "causal",
+        sigma,
+        lr=6e-4,
+        warmup=50,
+        decay=0.7,
+        ema=0.995,
+        attributes=0.05,
+        seed=3,
     )
 
 

@@ -18,6 +18,7 @@ from longshot.errors import UserError
 from longshot.files import write_text
 from longshot.flow import add_noise, flow_loss, per_token, velocity
 from longshot.layout import GLOBAL, Group, Layout, Visibility, global_group
+from longshot.train.attributes import DEPTH, AttributeReaders
 from longshot.train.checkpoint import TrainingState
 from longshot.train.config import StageConfig
 from longshot.train.parallel import Ranks
@@ -30,11 +31,12 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Batch:
-    """A packed training batch: clean latents, the prompt of each group, and where every token is."""
+    """A packed training batch: clean latents, the prompt of each group, where every token is, and what it was made of."""
 
     z_0: Tensor
     prompts: tuple[str, ...]
     layout: Layout
+    examples: tuple[Example, ...]
 
 
 def collate(base: NativeBase, examples: Sequence[Example]) -> Batch:
@@ -54,7 +56,8 @@ def collate(base: NativeBase, examples: Sequence[Example]) -> Batch:
             latents.append(z)
             prompts.append(prompt)
         scenes.append(tuple(groups))
-    return Batch(torch.cat(latents), tuple(prompts), Layout(tuple(scenes), rope=base.spec.rope))
+    layout = Layout(tuple(scenes), rope=base.spec.rope)
+    return Batch(torch.cat(latents), tuple(prompts), layout, tuple(examples))
 
 
 def draw_noise(
@@ -75,21 +78,43 @@ def draw_noise(
     return torch.cat(sigmas), torch.cat(noises)
 
 
+@dataclass(frozen=True)
+class BatchLoss:
+    """flow: the loss of a batch (LCT sec. 3.2.2). each: every group's part of it. attributes: the auxiliary loss, or 0."""
+
+    flow: Tensor
+    each: Tensor
+    attributes: Tensor
+
+
 def batch_loss(
-    base: NativeBase, batch: Batch, sigma: Tensor, eps: Tensor, visibility: Visibility
-) -> tuple[Tensor, Tensor]:
-    """The flow loss of a batch at given noise, and each group's part of it."""
-    text = torch.cat(base.encode_text(batch.prompts))
+    base: NativeBase,
+    batch: Batch,
+    sigma: Tensor,
+    eps: Tensor,
+    visibility: Visibility,
+    readers: AttributeReaders | None = None,
+) -> BatchLoss:
+    """The losses of a batch at given noise."""
+    texts = base.encode_text(batch.prompts)
     z_t = add_noise(batch.z_0, eps, per_token(sigma, batch.layout))
-    v_hat = base.velocity(z_t, text, sigma, batch.layout, visibility)
+    features: list[Tensor] | None = None if readers is None else []
+    v_hat = base.velocity(
+        z_t, torch.cat(texts), sigma, batch.layout, visibility, keep=None, features=features
+    )
     weighted = sigma if base.config.network.predicts == "clean" else None
-    return flow_loss(v_hat, velocity(batch.z_0, eps), batch.layout, weighted)
+    flow, each = flow_loss(v_hat, velocity(batch.z_0, eps), batch.layout, weighted)
+    attributes = torch.zeros((), device=flow.device)
+    if readers is not None and features:
+        middle = features[round(DEPTH * len(features)) - 1]
+        attributes = readers(batch.examples, texts, middle, batch.layout, base)
+    return BatchLoss(flow, each, attributes)
 
 
-def make_optimizer(network: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
+def make_optimizer(modules: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
     """AdamW over all weights; only matrices decay."""
-    matrices = [p for p in network.parameters() if p.ndim >= 2]
-    vectors = [p for p in network.parameters() if p.ndim < 2]
+    matrices = [p for p in modules.parameters() if p.ndim >= 2]
+    vectors = [p for p in modules.parameters() if p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -143,7 +168,14 @@ class Trainer:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         base.network.train().requires_grad_(True)
-        self.optimizer = make_optimizer(base.network, config)
+        self.readers = None
+        if config.attributes:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                self.readers = AttributeReaders(base.config.network.width).to(base.device)
+        parts = {"network": base.network} | ({"readers": self.readers} if self.readers else {})
+        self.modules = nn.ModuleDict(parts)
+        self.optimizer = make_optimizer(self.modules, config)
         self.average = {k: v.detach().clone() for k, v in base.network.state_dict().items()}
         self.step = 0
         self.whole = True  # whether weights, average and optimizer are all those of `step`
@@ -159,8 +191,8 @@ class Trainer:
                     f"{self.folder / CHECKPOINT}: was trained with {key}={theirs.get(key)!r}, not {mine.get(key)!r}; "
                     "use another folder or the same settings"
                 )
-        check_shapes(self.folder / CHECKPOINT, self.base.network.state_dict(), state.weights)
-        self.base.network.load_state_dict(state.weights, strict=True)
+        check_shapes(self.folder / CHECKPOINT, self.modules.state_dict(), state.weights)
+        self.modules.load_state_dict(state.weights, strict=True)
         self.average = {k: v.to(self.base.device) for k, v in state.average.items()}
         self.optimizer.load_state_dict(state.optimizer)
         self.step = state.step
@@ -170,7 +202,7 @@ class Trainer:
         TrainingState(
             self.step,
             self.config.to_json(),
-            self.base.network.state_dict(),
+            self.modules.state_dict(),
             self.average,
             self.optimizer.state_dict(),
         ).save(self.folder / CHECKPOINT)
@@ -188,12 +220,12 @@ class Trainer:
             x.to(self.base.device)
             for x in draw_noise(batch.layout, self.base.spec.channels, config, self.step, indices)
         )
-        mean, each = batch_loss(self.base, batch, sigma, eps, config.visibility)
+        loss = batch_loss(self.base, batch, sigma, eps, config.visibility, self.readers)
         num_shots = sum(g.shot != GLOBAL for g in batch.layout.groups)
         share = num_shots / ranks.sum(torch.tensor(float(num_shots))).item()
-        (mean * share).backward()
-        ranks.sum_gradients(network)
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        ((loss.flow + config.attributes * loss.attributes) * share).backward()
+        ranks.sum_gradients(self.modules)
+        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), config.clip)
         self.optimizer.step()
         self.step += 1
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
@@ -202,8 +234,9 @@ class Trainer:
         noisy = sigma > 0.5
         return {
             "step": self.step,
-            "loss": ranks.sum(mean.detach() * share).item(),
-            "loss_noisy": (each[noisy].mean() if noisy.any() else mean).item(),
+            "loss": ranks.sum(loss.flow.detach() * share).item(),
+            "loss_noisy": (loss.each[noisy].mean() if noisy.any() else loss.flow).item(),
+            "loss_attributes": ranks.sum(loss.attributes.detach() * share).item(),
             "grad_norm": float(norm),
             "lr": config.lr * factor,
             "tokens": len(batch.layout.queries),

@@ -11,16 +11,28 @@ from torch.utils.data import DataLoader, Dataset
 
 from longshot.puppets.render import render
 from longshot.puppets.words import caption, single_caption
-from longshot.puppets.world import ACTIONS, CAMERAS, draw_scene
+from longshot.puppets.world import ACTIONS, CAMERAS, PuppetScene, draw_scene
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What an example was drawn from. stills: for a shot that became an image, which of its frames; None for the others."""
+
+    scene: PuppetScene
+    stills: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training scene: the frames of each shot, the global prompt ("" for none) and a prompt a shot."""
+    """One training scene: the frames of each shot, the global prompt ("" for none) and a prompt a shot.
+
+    truth: where the scene comes from the puppet world, for the auxiliary loss of `train/attributes.py`.
+    """
 
     shots: tuple[UInt8[np.ndarray, "_ height width 3"], ...]
     global_prompt: str
     prompts: tuple[str, ...]
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True)
@@ -57,18 +69,15 @@ def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
     else:
         scene = draw(rng, int(rng.integers(config.shots[0], config.shots[1] + 1)), config.frames)
         global_prompt, prompts = caption(scene, rng)
-    shots = [_one_frame(shot, rng) if rng.random() < config.image else shot for shot in render(scene)]
+    shots = render(scene)
+    stills = [int(rng.integers(len(shot))) if rng.random() < config.image else None for shot in shots]
+    seen = [shot if k is None else shot[k : k + 1] for shot, k in zip(shots, stills, strict=True)]
     chance = rng.random()
     if chance < config.drop_text:
         global_prompt, prompts = "", [""] * len(prompts)
     elif chance < config.drop_text + config.drop_global:
         global_prompt = ""
-    return Example(tuple(shots), global_prompt, tuple(prompts))
-
-
-def _one_frame(shot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    k = int(rng.integers(len(shot)))
-    return shot[k : k + 1]
+    return Example(tuple(seen), global_prompt, tuple(prompts), Truth(scene, tuple(stills)))
 
 
 class PuppetSteps(Dataset):
