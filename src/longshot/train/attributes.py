@@ -2,7 +2,7 @@
 
 Pixels alone teach slowly which word colours whom: at the noise levels where a colour is decided, little of the picture is there
 to be right or wrong about. Two linear readers, one on the text features and one on the video features of a middle block, are
-trained with the network to name the attributes of the world, and thrown away after. REPA (Yu et al., ICLR 2025) does the same with
+trained with the network to name the attributes of the world, and thrown away after. REPA (Yu et al., ICLR 2025) does so with
 the features of a vision model in the place of the world's own truth.
 """
 
