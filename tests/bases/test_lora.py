@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from adapters import factors, write_peft
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from core_fixtures import SMALL, few, fill, inputs, small_base
-from adapters import factors, write_peft
-
 from longshot.bases.lora import (
     METADATA,
     Adapter,
