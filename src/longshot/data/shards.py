@@ -11,20 +11,25 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as dump_tensors
-from torch import Tensor
 
+from longshot.data.latents import LatentScene
+from longshot.data.records import Record, Row
+from longshot.data.stage import Made, Place, Settings, Stage, Unit
 from longshot.errors import UserError
 from longshot.files import atomic_path, inside, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "longshot-shards-1"
 MANIFEST = "shards.json"
@@ -39,7 +44,7 @@ class Sample:
 
     key: str
     record: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: "dict[str, Tensor]"
 
 
 @dataclass(frozen=True)
@@ -81,40 +86,60 @@ def write_shards(
     replaced; while that goes on there is no manifest, so nobody reads half of each. Raises UserError for a key that can't be a
     file name or comes twice.
     """
+    from safetensors.torch import save
+
     folder = Path(folder)
     (folder / MANIFEST).unlink(missing_ok=True)
-    numbered = groupby(_numbered(samples, max_bytes), key=lambda item: item[0])
-    shards = [
-        _write_shard(folder / f"shard-{n:06d}.tar", (rest for _, *rest in group)) for n, group in numbered
-    ]
-    _finish(folder, shards, base)
+    dumped = (
+        (s.key, dump_record(s.record), save({name: t.contiguous() for name, t in sorted(s.tensors.items())}))
+        for s in samples
+    )
+    numbered = groupby(_numbered(dumped, max_bytes), key=lambda item: item[0])
+    shards = [write_shard(folder / shard_name(n), (parts for _, parts in group)) for n, group in numbered]
+    write_manifest(folder, shards, base)
     return shards
 
 
-def _numbered(samples: Iterable[Sample], max_bytes: int) -> Iterator[tuple[int, str, bytes, bytes]]:
-    """(number of its shard, key, bytes of its record, bytes of its tensors) of every sample."""
+def shard_name(number: int) -> str:
+    return f"shard-{number:06d}.tar"
+
+
+def dump_record(record: Mapping[str, Any]) -> bytes:
+    """Returns a record as JSON that a person can read."""
+    return (json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
+
+
+Parts = tuple[str, bytes, bytes]
+"""A scene as it lies in a tar: its key, record and tensors."""
+
+
+def _numbered(scenes: Iterable[Parts], max_bytes: int) -> Iterator[tuple[int, Parts]]:
+    """Every scene with the number of its shard."""
     number, size = 0, 0
     seen: set[str] = set()
-    for sample in samples:
-        if not _KEY.fullmatch(sample.key):
-            raise UserError(f"scene {sample.key!r}: a key in a shard is letters, digits, - and _ only")
-        if sample.key in seen:
-            raise UserError(f"scene {sample.key}: comes twice; a scene is in the shards once")
-        seen.add(sample.key)
-        record = (json.dumps(sample.record, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
-        tensors = dump_tensors({name: t.contiguous() for name, t in sorted(sample.tensors.items())})
-        own = sum(_BLOCK + -(-len(part) // _BLOCK) * _BLOCK for part in (record, tensors))
+    for key, record, tensors in scenes:
+        if key in seen:
+            raise UserError(f"scene {key}: comes twice; a scene is in the shards once")
+        seen.add(key)
+        own = tar_bytes(len(record)) + tar_bytes(len(tensors))
         if size and size + own > max_bytes:
             number, size = number + 1, 0
         size += own
-        yield number, sample.key, record, tensors
+        yield number, (key, record, tensors)
 
 
-def _write_shard(path: Path, group: Iterable[Sequence[Any]]) -> Shard:
-    """Writes one tar and its index, holding one sample at a time."""
+def tar_bytes(size: int) -> int:
+    """Returns how much a member of so many bytes takes in a tar."""
+    return _BLOCK + -(-size // _BLOCK) * _BLOCK
+
+
+def write_shard(path: Path, scenes: Iterable[Parts]) -> Shard:
+    """Writes one tar and the index beside it, holding one scene at a time."""
     with atomic_path(path) as temporary:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for key, *parts in group:
+            for key, *parts in scenes:
+                if not _KEY.fullmatch(key):
+                    raise UserError(f"scene {key!r}: a key in a shard is letters, digits, - and _ only")
                 for ending, content in zip((RECORD, TENSORS), parts, strict=True):
                     member = tarfile.TarInfo(f"{key}.{ending}")  # time and owner stay 0: same bytes
                     member.size = len(content)
@@ -127,8 +152,8 @@ def _write_shard(path: Path, group: Iterable[Sequence[Any]]) -> Shard:
     return Shard(path.name, len(entries), size, digest)
 
 
-def _finish(folder: Path, shards: Sequence[Shard], base: Mapping[str, Any]) -> None:
-    """Writes the manifest, then removes tars of an older and longer set."""
+def write_manifest(folder: Path, shards: Sequence[Shard], base: Mapping[str, Any]) -> None:
+    """Writes the manifest of tars that lie in a folder, then removes those of an older and longer set."""
     manifest = {"format": FORMAT, "base": dict(base), "shards": [asdict(shard) for shard in shards]}
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     names = {shard.name for shard in shards}
@@ -193,10 +218,12 @@ class ShardDataset:
         return len(self.entries)
 
     def __getitem__(self, number: int) -> Sample:
+        from safetensors.torch import load
+
         entry, path = self.entries[number], self.places[number]
         try:
             record = json.loads(self._read(path, entry, entry.record))
-            tensors = load_tensors(self._read(path, entry, entry.tensors))
+            tensors = load(self._read(path, entry, entry.tensors))
         except (SafetensorError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -276,3 +303,135 @@ def _entry(row: Mapping[str, Any]) -> Entry:
         tuple(int(n) for n in row["text"]),
         tuple(int(n) for n in row["video"]),
     )
+
+
+# -- the stage ----------------------------------------------------------------------------------------------------------
+class ShardSettings(Settings):
+    """How large a tar is."""
+
+    max_mb: float = Field(default=256, gt=0)
+    """of a tar, in MiB; one scene that is larger has a tar of its own"""
+
+
+class ShardRow(Record):
+    """A tar, and the scenes in it."""
+
+    file: str
+    scenes: tuple[str, ...]
+    bytes: int
+    sha256: str
+    base: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shards(Stage):
+    """Scenes with latents in, tars out; at the end they lie numbered beside their manifest, ready for training."""
+
+    name: ClassVar[str] = "shards"
+    after: ClassVar[str | None] = "latents"
+    version: ClassVar[int] = 1
+    reads: ClassVar[type[Record]] = LatentScene
+    writes: ClassVar[type[Record]] = ShardRow
+    settings: ShardSettings
+    place: Place
+
+    def units(self, rows: Iterable[Row]) -> Iterator[Unit]:
+        """Yield a unit a tar: neighbours in the order of the scenes, up to the size of a tar."""
+        group: list[Row] = []
+        size, number = 0, 0
+        for row in rows:
+            own = tar_bytes(row["bytes"]) + tar_bytes(len(dump_record(record_of(LatentScene.of(row)))))
+            if group and size + own > self.settings.max_mb * 2**20:
+                yield Unit(f"shard {number}", tuple(group))
+                group, size, number = [], 0, number + 1
+            group.append(row)
+            size += own
+        if group:
+            yield Unit(f"shard {number}", tuple(group))
+
+    def files(self, row: Row) -> Iterable[str]:
+        return [row["file"], str(Path(row["file"]).with_suffix(".jsonl"))]
+
+    def run(self, unit: Unit, key: str) -> Made:
+        scenes = [LatentScene.of(row, unit.name) for row in unit.rows]
+        path = self.place.folder(self.name) / "files" / key[:2] / key / "scenes.tar"
+        shard = write_shard(path, ((s.id, dump_record(record_of(s)), self._tensors(s)) for s in scenes))
+        row = ShardRow(
+            file=path.relative_to(self.place.out).as_posix(),
+            scenes=tuple(s.id for s in scenes),
+            bytes=shard.bytes,
+            sha256=shard.sha256,
+            base=scenes[0].base_facts,
+        )
+        return Made([row])
+
+    def _tensors(self, scene: LatentScene) -> bytes:
+        path = self.place.file(scene.file)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path}: can't be read ({error.strerror}); run the stage latents again"
+            ) from error
+        if len(content) != scene.bytes:
+            raise UserError(
+                f"{path}: has {len(content)} bytes, not {scene.bytes}; run the stage latents again"
+            )
+        return content
+
+    def settle(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Give the tars their numbers, and write the manifest."""
+        folder = self.place.folder(self.name)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        shards, base = [], {}
+        for number, row in enumerate(rows):
+            made = ShardRow.of(row)
+            path, base = folder / shard_name(number), made.base
+            for ending in (".tar", ".jsonl"):
+                _linked(self.place.file(made.file).with_suffix(ending), path.with_suffix(ending))
+            shards.append(Shard(path.name, len(made.scenes), made.bytes, made.sha256))
+            yield row
+        write_manifest(folder, shards, base)
+
+
+def _linked(source: Path, path: Path) -> None:
+    """The same file under another name; a copy where the file system has no links."""
+    if path.exists() and path.samefile(
+        source
+    ):  # renaming one name of a file to another of its names does nothing
+        return
+    with atomic_path(path) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def record_of(scene: LatentScene) -> dict[str, Any]:
+    """Returns what of a scene goes into the shard beside its tensors: words, sizes, and where everything comes from."""
+    shots = [
+        {
+            "id": shot.id,
+            "film_frames": [shot.start_frame, shot.stop_frame],
+            "film_seconds": [shot.start_s, shot.stop_s],
+            "film_fps": shot.fps,
+            "crop": shot.crop,
+            "begins": shot.begins,
+            "scores": shot.scores,
+            **clip.row(),
+        }
+        for shot, clip in zip(scene.kept_shots, scene.clips, strict=True)
+    ]
+    return {
+        "id": scene.id,
+        "kind": scene.kind,
+        "film": scene.film.row(),
+        "caption": scene.caption.row(),
+        "caption_model": scene.caption_model,
+        "base": scene.base_facts,
+        "scores": scene.scores,
+        "global_prompt": scene.global_prompt,
+        "groups": [group.row() for group in scene.groups],
+        "shots": shots,
+    }
