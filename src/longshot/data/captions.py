@@ -234,7 +234,7 @@ class Captions(Stage):
         return self.place.folder(self.name) / "answers" / name[:2] / f"{name}.json"
 
     # -- cost -----------------------------------------------------------------------------------------------------------
-    def foresee(self, rows: Iterable[Row]) -> list[str]:
+    def foresee(self, rows: Iterable[Row]) -> Sequence[str]:
         """Return in words what asking for the scenes that aren't done will cost. UserError when that is over `max_cost`."""
         scenes = shots = tokens_in = tokens_out = 0
         journal = Journal(self.place.folder(self.name))
@@ -261,7 +261,7 @@ class Captions(Stage):
             raise UserError(f"captions: {about}; that is over max_cost, ${limit:g}")
         return [about]
 
-    def sum_up(self) -> list[str]:
+    def sum_up(self) -> Sequence[str]:
         """Return in words what all runs in this folder spent."""
         total = self.spent.total()
         if not total["requests"]:

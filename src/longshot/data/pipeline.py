@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,15 @@ class Config:
     place: Place
     settings: dict[str, Settings]
     """by stage; a stage that isn't here doesn't run"""
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+    """by stage, such as an API key; never in a file"""
 
     def stage(self, name: str) -> Stage:
         """Return the stage as set; UserError where the config has no section for one that needs it."""
         if name not in self.settings:
             raise UserError(f"{self.name}: has no section {name!r}; add one to run that stage")
-        return stage_class(name)(settings=self.settings[name], place=self.place)
+        secrets: dict[str, Any] = dict(self.secrets.get(name, {}))
+        return stage_class(name)(settings=self.settings[name], place=self.place, **secrets)
 
     def stages(self) -> list[str]:
         """Return the names of the stages that run, in order."""
@@ -189,9 +192,15 @@ def input_rows(config: Config, name: str) -> Iterable[Row]:
 
 
 def run(
-    config: Config, engine: Engine, only: Sequence[str] = (), tell: Callable[[str], Tell] | None = None
+    config: Config,
+    engine: Engine,
+    only: Sequence[str] = (),
+    tell: Callable[[str], Tell] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[StageReport]:
     """Run the config's stages in order (or `only` some) and return what each did. Goes on where a stopped run was.
+
+    say: gets what a stage foresees (a cost) and sums up, a line each.
 
     UserError when another run works in the folder, or when no film at all came through a stage.
     """
@@ -199,7 +208,11 @@ def run(
     with alone(config.place.out):
         for name in only or config.stages():
             stage = config.stage(name)
+            for line in stage.foresee(input_rows(config, name)):
+                say(line)
             report = run_stage(stage, input_rows(config, name), engine, tell(name) if tell else None)
+            for line in stage.sum_up():
+                say(line)
             reports.append(report)
             _write_report(config, reports)
             if report.failures and not report.rows:

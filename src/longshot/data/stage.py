@@ -114,6 +114,14 @@ class Stage:
         """Go over all finished rows, in the order of the input, where a stage must see the whole corpus."""
         return rows
 
+    def foresee(self, rows: Iterable[Row]) -> Sequence[str]:
+        """Return what a person should know before the stage runs, for example its cost. UserError stops the run."""
+        return ()
+
+    def sum_up(self) -> Sequence[str]:
+        """Return what a person should know when the stage has run, for example what it cost."""
+        return ()
+
 
 def key_of(stage: Stage, unit: Unit) -> str:
     """Return the address of a unit's result: a hash of what goes in, of the settings and of the stage's version.
