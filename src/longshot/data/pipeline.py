@@ -100,9 +100,9 @@ def read_config(path: str | os.PathLike[str]) -> Config:
             f"unknown; use films, films_root, out, source, licence, {', '.join(STAGES)}",
         )
     base = Path(path).resolve().parent
-    for field in ("films_root", "out", "source", "licence"):
-        if not isinstance(data.get(field, ""), str):
-            raise _wrong(document, (field,), "must be text")
+    for text in ("films_root", "out", "source", "licence"):
+        if not isinstance(data.get(text, ""), str):
+            raise _wrong(document, (text,), "must be text")
     if not data.get("out"):
         raise _wrong(document, ("out",), "missing; say into which folder the rows go")
     place = Place((base / data["out"]).resolve(), (base / data.get("films_root", "")).resolve())
