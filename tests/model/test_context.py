@@ -294,3 +294,77 @@ def test_a_memory_holds_keys_and_values_of_every_layer_for_every_token_of_its_gr
     for memory in story().memories:
         assert isinstance(memory, Memory)
         assert memory.keys.shape == memory.values.shape == (2, memory.group.tokens, 2, 12)
+
+
+# -- how it is kept ---------------------------------------------------------------------------------------------------------
+@torch.no_grad()
+def off(dtype: str) -> float:
+    """How far the prediction of the last shot moves when the cache is kept in a dtype, in parts of its spread."""
+    context = story(3)
+    exact = remember(GROUPS, context, 4)[0]
+    return float((remember(GROUPS, context.stored(dtype), 4)[0] - exact).abs().max() / exact.std())
+
+
+def test_a_narrower_cache_costs_the_precision_of_its_dtype_and_no_more():
+    assert off("own") == 0
+    # Rounding: 2^-24 for fp32, 2^-9 for bf16, 2^-4 for e4m3, spread over what a query attends to, with room of 4.
+    assert 0 < off("fp32") < 2**-22
+    assert off("fp32") < off("bf16") < 2**-7
+    assert off("bf16") < off("fp8") < 2**-2
+
+
+@few
+@given(st.integers(-20, 20), seeds)
+def test_fp8_keeps_its_relative_precision_whatever_the_size_of_the_numbers(power, seed):
+    keys = noise(seed, 2, 9, 3, 4, dtype=torch.float32) * 2.0**power
+    memory = Memory(Group(1, 1, (2, 2, 2)), 0.1, keys, 3 * keys).stored("fp8")
+    for i in range(2):
+        k, v = memory.layer(i)
+        peak = keys[i].abs().amax((0, 2))[None, :, None]
+        # e4m3 has 3 bits after the leading one, and below 2^-6 of 448 a fixed step.
+        assert ((k - keys[i]).abs() <= keys[i].abs() * 2**-4 + peak * 2**-15).all()
+        assert ((v - 3 * keys[i]).abs() <= 3 * keys[i].abs() * 2**-4 + 3 * peak * 2**-15).all()
+
+
+def test_bytes_of_a_cache_follow_its_dtype():
+    one = Context(tuple(m.stored("fp32") for m in story(3).memories))
+    tokens, (layers, heads, _) = sum(g.tokens for g in one.groups), one.memories[0].network
+    assert one.stored("bf16").nbytes == one.nbytes / 2
+    scales = len(one.memories) * 2 * layers * heads * 4
+    assert one.stored("fp8").nbytes == one.nbytes / 4 + scales and tokens > 0
+
+
+def test_what_is_kept_narrow_is_never_widened_in_storage_and_storing_twice_is_storing_once():
+    narrow = story(3).stored("fp8")
+    for dtype in ("own", "fp32", "bf16", "fp8"):
+        again = narrow.stored(dtype)
+        assert all(m.keys.dtype == torch.float8_e4m3fn for m in again.memories)
+        assert same_bits(again, narrow)
+
+
+def same_bits(a: Context, b: Context) -> bool:
+    return a.groups == b.groups and all(
+        torch.equal(x, y)
+        for m, n in zip(a.memories, b.memories, strict=True)
+        for x, y in zip(m.layer(0) + m.layer(1), n.layer(0) + n.layer(1), strict=True)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_a_narrow_cache_survives_its_file(tmp_path, dtype):
+    kept = story(3).stored(dtype)
+    kept.save(tmp_path / "c.safetensors")
+    loaded = Context.load(tmp_path / "c.safetensors")
+    assert same_bits(loaded, kept) and loaded.nbytes == kept.nbytes
+
+
+def test_an_fp8_cache_without_its_scales_is_damaged(tmp_path):
+    from safetensors import safe_open
+
+    story(2).stored("fp8").save(tmp_path / "c.safetensors")
+    with safe_open(tmp_path / "c.safetensors", "pt") as file:
+        meta, names = file.metadata(), [n for n in file.keys() if "scales" not in n]  # noqa: SIM118
+        tensors = {n: file.get_tensor(n).clone() for n in names}
+    save_file(tensors, tmp_path / "c.safetensors", meta)
+    with pytest.raises(UserError, match="not a readable saved context"):
+        Context.load(tmp_path / "c.safetensors")

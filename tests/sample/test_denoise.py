@@ -395,6 +395,7 @@ def test_a_guidance_of_one_runs_one_branch_and_others_two():
         ({"steps": -3}, "-3 steps make no picture"),
         ({"guidance": -1.0}, r"guidance -1.0 and shift 3.0 must be positive"),
         ({"shift": 0.0}, r"guidance 1.5 and shift 0.0 must be positive"),
+        ({"cache_dtype": "fp4"}, r"no cache dtype 'fp4': use own, fp32, bf16, fp8"),
     ],
 )
 def test_settings_that_make_no_film_are_refused_in_one_line(settings, message):
@@ -427,3 +428,22 @@ def test_a_prompt_that_is_too_long_only_together_with_the_global_one_is_named():
     plan = together("a dog and a cat", [shot(1, "waves"), shot(2, "a cat walks")])
     with pytest.raises(UserError, match=r"^shot 2: its prompt and the global prompt have .* reads 7"):
         list(denoise(base, plan, Sampling(steps=1)))
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_narrow_cache_moves_what_reads_it_a_little(reuse):
+    plan, sampling = autoregressive(GLOBAL_PROMPT, story(3)), replace(PLAIN, reuse_steps=reuse)
+    exact, _ = make(plan, sampling)
+    moved = {}
+    for dtype, torch_dtype in (("bf16", torch.bfloat16), ("fp8", torch.float8_e4m3fn)):
+        made, last = make(plan, replace(sampling, cache_dtype=dtype), cache_device="cpu")
+        memories = last.contexts[0].memories
+        assert {m.keys.dtype for m in memories} == {torch_dtype} and {m.group.shot for m in memories} >= {
+            1,
+            2,
+        }
+        moved[dtype] = float((made[3] - exact[3]).abs().max() / exact[3].std())
+    # The global prompt is in the cache before the first shot is made.
+    assert 0 < moved["bf16"] < 0.01 and moved["bf16"] < moved["fp8"] < 0.2
+    own, _ = make(plan, replace(sampling, cache_dtype="own"))
+    assert all(torch.equal(own[k], exact[k]) for k in exact)

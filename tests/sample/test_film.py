@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from commands import file_size_limit, files_of, picture, quick_base, scene_of, takes_of
 from longshot.errors import UserError
 from longshot.sample.denoise import Sampling
-from longshot.sample.film import FilmFolder
+from longshot.sample.film import FilmFolder, shot_keys
 from longshot.sample.make import Order, film_to_continue, make_film, names_for
-from longshot.sample.plan import autoregressive, reshoot, together
+from longshot.sample.plan import PlannedShot, autoregressive, reshoot, together
 from longshot.sample.story import tell
 from longshot.video import probe
 
@@ -246,6 +246,13 @@ def test_a_given_shot_is_in_the_film_and_changes_what_comes_after(base, film, tm
     assert [e["given"] for e in entries] == [False, True, False] and entries[1]["how"] is None
     old = json.loads((film / "manifest.json").read_text())["shots"]
     assert [a["key"] == b["key"] for a, b in zip(entries, old, strict=True)] == [True, False, False]
+
+
+def test_keys_of_shots_are_those_of_films_made_before_the_cache_had_a_dtype_and_a_narrow_cache_has_its_own():
+    plan = autoregressive("g", [PlannedShot(i, f"shot {i}", "p", (1, 2, 2), (0, str(i), 0)) for i in (1, 2)])
+    keys = shot_keys(plan, Sampling(), "f")
+    assert keys == {1: "e59f28c7c74a04c670b54690", 2: "2045e4fd77e0b01a70b31e1d"}
+    assert keys != shot_keys(plan, Sampling(cache_dtype="fp8"), "f")
 
 
 def test_names_say_the_shot_and_count_the_images_after_it():

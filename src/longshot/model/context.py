@@ -5,8 +5,9 @@ and a window that slides keeps the coordinates the model was trained on.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -19,21 +20,70 @@ from longshot.tensors import save_tensors
 
 FORMAT = "longshot-context-1"
 
+CacheDtype = Literal["own", "fp32", "bf16", "fp8"]
+"""How keys and values are kept: as the network computes them, or narrower. fp8 is e4m3 with one scale a layer and head."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+
 
 @dataclass(frozen=True)
 class Memory:
-    """One remembered group: its place in the scene and its unrotated keys and values, stacked over layers."""
+    """One remembered group: its place in the scene and its unrotated keys and values, stacked over layers.
+
+    scales: for keys and values kept in fp8, what each layer's heads were divided by; None for wider ones.
+    """
 
     group: Group
     sigma: float  # the noise level at which it was read (t_c)
     keys: Float[Tensor, "layers tokens heads dim"]
     values: Float[Tensor, "layers tokens heads dim"]
+    scales: Float[Tensor, "2 layers heads"] | None = None
 
     @property
     def network(self) -> tuple[int, int, int]:
         """The sizes of the network that remembered this group: layers, heads, head dimension."""
         layers, _, heads, dim = self.keys.shape
         return layers, heads, dim
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in (self.keys, self.values, self.scales) if x is not None)
+
+    def stored(self, dtype: CacheDtype, device: torch.device | str | None = None) -> "Memory":
+        """This memory, kept in a dtype and on a device; what is narrower already stays as it is."""
+        wanted, memory = DTYPES.get(dtype), self
+        if wanted is not None and wanted.itemsize < self.keys.dtype.itemsize:
+            if wanted.itemsize > 1:
+                memory = replace(self, keys=self.keys.to(wanted), values=self.values.to(wanted))
+            else:
+                memory = self._in_fp8()
+        if device is None or torch.device(device) == memory.keys.device:
+            return memory
+        moved = (memory.keys.to(device), memory.values.to(device))
+        scales = None if memory.scales is None else memory.scales.to(device)
+        return replace(memory, keys=moved[0], values=moved[1], scales=scales)
+
+    def _in_fp8(self) -> "Memory":
+        narrow, scales = [], []
+        for x in (self.keys, self.values):
+            peak = x.float().abs().amax((1, 3)) if x.shape[1] else x.new_zeros(x.shape[0], x.shape[2])
+            scale = (peak / torch.finfo(torch.float8_e4m3fn).max).clamp(min=1e-12).float()
+            narrow.append((x.float() / scale[:, None, :, None]).to(torch.float8_e4m3fn))
+            scales.append(scale)
+        return replace(self, keys=narrow[0], values=narrow[1], scales=torch.stack(scales))
+
+    def layer(self, index: int, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values [tokens, heads, dim] of one layer. They travel as they are kept, and are widened where they arrive.
+
+        like: whose device and dtype they get; without it, where they lie and, from fp8, in fp32.
+        """
+        device = self.keys.device if like is None else like.device
+        out = []
+        for i, x in enumerate((self.keys, self.values)):
+            one = x[index].to(device)
+            if self.scales is not None:
+                one = one.float() * self.scales[i, index].to(device)[:, None]
+            out.append(one if like is None else one.to(like.dtype))
+        return out[0], out[1]
 
 
 @dataclass(frozen=True)
@@ -52,7 +102,7 @@ class Context:
 
     @property
     def nbytes(self) -> int:
-        return sum(m.keys.nbytes + m.values.nbytes for m in self.memories)
+        return sum(m.nbytes for m in self.memories)
 
     def extended(self, memories: Iterable[Memory]) -> "Context":
         """This context with more groups; one that is there already is replaced."""
@@ -70,12 +120,14 @@ class Context:
         """The groups that come before a shot: what is left when the story branches there."""
         return Context(tuple(m for m in self.memories if m.group.shot < shot))
 
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [tokens, heads, dim] of one layer, all groups joined. Needs at least one group."""
-        return (
-            torch.cat([m.keys[index] for m in self.memories]),
-            torch.cat([m.values[index] for m in self.memories]),
-        )
+    def layer(self, index: int, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer, all groups joined; see `Memory.layer`. Needs at least one group."""
+        pairs = [m.layer(index, like) for m in self.memories]
+        return torch.cat([k for k, _ in pairs]), torch.cat([v for _, v in pairs])
+
+    def stored(self, dtype: CacheDtype, device: torch.device | str | None = None) -> "Context":
+        """This context with every memory kept in a dtype and on a device."""
+        return Context(tuple(m.stored(dtype, device) for m in self.memories))
 
     def save(self, path: Path) -> None:
         """Writes a safetensors file that `load` reads back exactly; finishes or leaves the old file."""
@@ -84,6 +136,7 @@ class Context:
             g = m.group
             meta[str(g.shot)] = " ".join(map(repr, (g.text, *g.grid, m.sigma)))
             tensors |= {f"{g.shot}.keys": m.keys.contiguous(), f"{g.shot}.values": m.values.contiguous()}
+            tensors |= {} if m.scales is None else {f"{g.shot}.scales": m.scales.contiguous()}
         save_tensors(path, tensors, meta)
 
     @classmethod
@@ -113,7 +166,16 @@ def _memory(file, shot: int, line: str) -> Memory:
         raise ValueError(
             f"shot {shot} has {group.tokens} tokens, keys {list(keys.shape)} and values {list(values.shape)}"
         )
-    return Memory(group, float(sigma), keys, values)
+    scales = file.get_tensor(f"{shot}.scales").clone() if f"{shot}.scales" in file.keys() else None  # noqa: SIM118
+    layers, _, heads, _ = keys.shape
+    is_narrow = keys.dtype == torch.float8_e4m3fn
+    if keys.dtype != values.dtype or is_narrow != (scales is not None):
+        raise ValueError(
+            f"shot {shot} has {keys.dtype} keys, {values.dtype} values and scales {scales is not None}"
+        )
+    if scales is not None and scales.shape != (2, layers, heads):
+        raise ValueError(f"shot {shot} has scales of shape {list(scales.shape)}")
+    return Memory(group, float(sigma), keys, values, scales)
 
 
 def join_past(

@@ -157,8 +157,8 @@ class Block(nn.Module):
         )
         all_k, all_v = k, v
         if any(p is not None for p in past):
-            all_k = join_past(k, [p and p[0].to(k) for p in past], route.lengths)
-            all_v = join_past(v, [p and p[1].to(v) for p in past], route.lengths)
+            all_k = join_past(k, [p and p[0] for p in past], route.lengths)
+            all_v = join_past(v, [p and p[1] for p in past], route.lengths)
         joint = attend(
             rotate(q, route.q_rotation),
             rotate(all_k, route.k_rotation),
@@ -338,7 +338,7 @@ class MMDiT(nn.Module):
         video = self.embed(z[route.video_rows].to(self.embed.weight.dtype))
         text = text[route.text_rows].to(video.dtype)
         for i, block in enumerate(self.blocks):
-            layer_past = [c.layer(i) if c.memories else None for c in past]
+            layer_past = [c.layer(i, video) if c.memories else None for c in past]
             if self.recompute_activations and torch.is_grad_enabled():
                 text, video, k, v = checkpoint(
                     block, text, video, cond, route, layer_past, use_reentrant=False

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from longshot.bases.base import Base
 from longshot.errors import UserError
 from longshot.flow import Solver, add_noise, sigma_table
 from longshot.layout import GLOBAL, Group, Layout, global_group
-from longshot.model.context import Context
+from longshot.model.context import CacheDtype, Context
 from longshot.sample.plan import Plan, PlannedShot, Round
 
 Contexts = tuple[Context, ...]
@@ -27,7 +28,8 @@ Contexts = tuple[Context, ...]
 class Sampling:
     """How to integrate. steps: Euler or Heun steps a shot (Heun evaluates twice a step); shift: of the noise levels towards
     noise; guidance: classifier-free scale, 1 for none; reuse_steps: keep the keys and values of the denoising step whose
-    noise level is nearest context_sigma as the cache, which saves a forward pass a shot (LCT sec. 3.3).
+    noise level is nearest context_sigma as the cache, which saves a forward pass a shot (LCT sec. 3.3); cache_dtype: how the
+    cache is kept, which changes later shots a little.
     """
 
     steps: int = 16
@@ -35,8 +37,11 @@ class Sampling:
     guidance: float = 1.5
     solver: Solver = "euler"
     reuse_steps: bool = False
+    cache_dtype: CacheDtype = "own"
 
     def __post_init__(self):
+        if self.cache_dtype not in get_args(CacheDtype):
+            raise UserError(f"no cache dtype {self.cache_dtype!r}: use {', '.join(get_args(CacheDtype))}")
         if self.solver not in ("euler", "heun"):
             raise UserError(f"no solver {self.solver!r}: use euler or heun")
         if self.steps < 1:
@@ -118,8 +123,16 @@ def _check_lengths(base: Base, plan: Plan, prompts: Sequence[str]) -> None:
 class Runner:
     """Runs the rounds of one plan: holds what doesn't change between steps."""
 
-    def __init__(self, base: Base, plan: Plan, sampling: Sampling, device: torch.device | str):
+    def __init__(
+        self,
+        base: Base,
+        plan: Plan,
+        sampling: Sampling,
+        device: torch.device | str,
+        cache_device: torch.device | str | None = None,
+    ):
         self.base, self.plan, self.sampling, self.device = base, plan, sampling, device
+        self.cache_device = cache_device or device
         self.branches = [Branch.conditional(base, plan)]
         if sampling.branches == 2:
             self.branches.append(Branch.wordless(base, plan))
@@ -229,7 +242,7 @@ class Runner:
             return Finished(
                 z,
                 tuple(
-                    c.extended(k.select(todo.denoise).memories)
+                    c.extended(self.stored(k.select(todo.denoise)).memories)
                     for c, k in zip(contexts, kept[0], strict=True)
                 ),
             )
@@ -252,7 +265,11 @@ class Runner:
         level = dict.fromkeys(todo.denoise, self.plan.context_sigma)
         z = self.rows(layout, {s: self.noised(s) for s in todo.denoise})
         _, new = self.base.remember(z, self.text(layout), self.levels(layout, level), layout, "causal", seen)
-        return tuple(c.extended(n.memories) for c, n in zip(contexts, new, strict=True))
+        return tuple(c.extended(self.stored(n).memories) for c, n in zip(contexts, new, strict=True))
+
+    def stored(self, context: Context) -> Context:
+        """What is remembered, in the dtype and at the place where it is kept."""
+        return context.stored(self.sampling.cache_dtype, self.cache_device)
 
     def recall(self, contexts: Contexts, number: int) -> Contexts:
         """Adds what a round's history lacks: the global prompt, and given shots, each seeing the given ones before it."""
@@ -275,18 +292,20 @@ def denoise(
     sampling: Sampling,
     *,
     device: torch.device | str = "cpu",
+    cache_device: torch.device | str | None = None,
     contexts: Contexts | None = None,
     done: Mapping[int, Tensor] | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Iterator[Finished]:
     """Yields each round of the plan as it is finished, so that a caller can put it on disk before the next one starts.
 
-    contexts: what is remembered already, one a branch (a saved context to branch from). done: latents of shots that an
+    cache_device: where the KV cache is kept, `device` if not given; a layer at a time travels from there. contexts: what is
+    remembered already, one a branch (a saved context to branch from). done: latents of shots that an
     earlier run of this same plan made; rounds that are all done are not made again, and not yielded. Raises UserError when the
     number of contexts isn't the sampling's number of branches.
     """
     done = done or {}
-    runner = Runner(base, plan, sampling, device)
+    runner = Runner(base, plan, sampling, device, cache_device)
     held = contexts or (Context(),) * len(runner.branches)
     if len(held) != len(runner.branches):
         raise UserError(

@@ -59,13 +59,21 @@ def shot_keys(plan: Plan, sampling: Sampling, fingerprint: str) -> dict[int, str
         plan.visibility,
         plan.memory,
         plan.context_sigma,
-        asdict(sampling),
+        _numbers(sampling),
     )
     for r in plan.rounds:
         company = [(s.prompt, s.grid, s.noise) for s in (plan[k] for k in r.denoise)]
         history = [keys[k] for k in r.given]
         keys |= {k: digest("made", how, company, history, r.denoise.index(k)) for k in r.denoise}
     return keys
+
+
+def _numbers(sampling: Sampling) -> dict:
+    """What of a sampling changes pictures. Films were made before the cache had a dtype, and keep their keys."""
+    made_of = asdict(sampling)
+    if sampling.cache_dtype == "own":
+        del made_of["cache_dtype"]
+    return made_of
 
 
 @dataclass(frozen=True)

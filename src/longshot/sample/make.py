@@ -51,6 +51,7 @@ def make_film(
     fingerprint: str,
     *,
     device: str = "cpu",
+    cache_device: str | None = None,
     contexts: Contexts | None = None,
     on_step: Callable[[Step], None] | None = None,
     on_shot: Callable[[str, bool], None] | None = None,
@@ -85,7 +86,14 @@ def make_film(
                 on_shot(shot.label, True)
     final = None
     for finished in denoise(
-        base, plan, order.sampling, device=device, contexts=contexts, done=done, on_step=on_step
+        base,
+        plan,
+        order.sampling,
+        device=device,
+        cache_device=cache_device,
+        contexts=contexts,
+        done=done,
+        on_step=on_step,
     ):
         for k, z in finished.latents.items():
             keep(plan[k], z)
