@@ -395,7 +395,6 @@ def test_a_guidance_of_one_runs_one_branch_and_others_two():
         ({"steps": -3}, "-3 steps make no picture"),
         ({"guidance": -1.0}, r"guidance -1.0 and shift 3.0 must be positive"),
         ({"shift": 0.0}, r"guidance 1.5 and shift 0.0 must be positive"),
-        ({"cache_dtype": "fp4"}, r"no cache dtype 'fp4': use own, fp32, bf16, fp8"),
     ],
 )
 def test_settings_that_make_no_film_are_refused_in_one_line(settings, message):
