@@ -14,7 +14,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from longshot.errors import UserError
 
 if TYPE_CHECKING:
-    from longshot.bases.native import NativeBase
+    from longshot.bases.base import Base, Spec
     from longshot.lint import Finding
     from longshot.sample.denoise import Contexts, Sampling
     from longshot.sample.make import Order, Reel
@@ -36,7 +36,10 @@ class Options:
     """How to sample; what isn't given is the base's own good value."""
 
     base: str = "tiny"
-    """`tiny`, or a weights file that `longshot train` wrote"""
+    """a name that `longshot bases` lists, a weights file that `longshot train` wrote, a diffusers folder, or owner/repository
+    on the hub (with @revision to pin one)"""
+    size: str | None = None
+    """pixels of a frame, as WIDTHxHEIGHT; the base's own size if not given"""
     steps: int | None = None
     """solver steps a shot"""
     guidance: float | None = None
@@ -62,7 +65,7 @@ class Options:
             if (value := getattr(self, name)) is not None and not math.isfinite(value):
                 raise UserError(f"--{name.replace('_', '-')} {value}: isn't a number to work with")
 
-    def sampling(self, base: "NativeBase", reuse_steps: bool = False) -> "Sampling":
+    def sampling(self, base: "Base", reuse_steps: bool = False) -> "Sampling":
         from longshot.sample.denoise import Sampling
 
         spec = base.spec
@@ -74,7 +77,9 @@ class Options:
             reuse_steps=reuse_steps,
         )
 
-    def open(self, causal: bool) -> "NativeBase":
+    def open(self, causal: bool) -> "Base":
+        from dataclasses import replace
+
         import torch
 
         from longshot.bases import load_base
@@ -83,7 +88,22 @@ class Options:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError, NotImplementedError):
             raise UserError(f"--device {self.device}: there is none here; use cpu") from None
-        return load_base(self.base, "causal" if causal else "bidirectional").to(self.device)
+        dtype = torch.float32 if self.device.startswith("cpu") else torch.bfloat16  # of pretrained bases
+        base = load_base(self.base, "causal" if causal else "bidirectional", dtype).to(self.device)
+        base.spec = replace(base.spec, size=self.frame_size(base.spec))
+        return base
+
+    def frame_size(self, spec: "Spec") -> tuple[int, int]:
+        """(width, height) of the frames to make. Raises UserError for a size that the base can't make."""
+        if self.size is None:
+            return spec.size
+        width, x, height = self.size.lower().partition("x")
+        if not (x and width.isdecimal() and height.isdecimal()):
+            raise UserError(
+                f"--size {self.size}: write WIDTHxHEIGHT, for example {spec.size[0]}x{spec.size[1]}"
+            )
+        spec.grid(spec.min_frames, int(width), int(height))
+        return int(width), int(height)
 
 
 # -- scene files --------------------------------------------------------------------------------------------------------
@@ -544,7 +564,7 @@ def _unreadable(path: Path) -> str | None:
     return None
 
 
-def _check(path: Path, base: "NativeBase") -> "list[Finding]":
+def _check(path: Path, base: "Base") -> "list[Finding]":
     """Lints before rendering: warnings are shown, errors stop."""
     from longshot.lint import lint_file
 
@@ -559,7 +579,7 @@ def _check(path: Path, base: "NativeBase") -> "list[Finding]":
     return findings
 
 
-def _check_shots(film: Path, scene: "Scene", base: "NativeBase", numbers: Sequence[int]) -> "list[Finding]":
+def _check_shots(film: Path, scene: "Scene", base: "Base", numbers: Sequence[int]) -> "list[Finding]":
     """Lints a film's scene of which some shots are new: their warnings are shown, their errors stop."""
     from longshot.lint import lint
 
@@ -606,7 +626,7 @@ def _mode_for(
     mode: Mode, scene: "Scene", options: Options, history: str
 ) -> Literal["joint", "causal", "bidirectional"]:
     """What `auto` stands for, said aloud."""
-    from longshot.bases import load_base
+    from longshot.bases import load_spec
     from longshot.bases.native import TINY_SPEC
 
     if mode == "joint" and history != "recent":
@@ -615,7 +635,7 @@ def _mode_for(
         )
     if mode != "auto":
         return mode
-    spec = TINY_SPEC if options.base == TINY_SPEC.name else load_base(options.base).spec
+    spec = TINY_SPEC if options.base == TINY_SPEC.name else load_spec(options.base)
     images = sum(r.role != "video" for s in scene.shots for r in s.references)
     total, window = len(scene.shots) + images, options.window or spec.max_shots
     if history != "recent":
@@ -660,7 +680,7 @@ def _history(text: str, story: "Story") -> "History | dict[int, list[int]]":
 
 
 def _make(
-    base: "NativeBase",
+    base: "Base",
     plan: "Plan",
     story: "Story",
     path: Path,
@@ -693,7 +713,7 @@ def _make(
 
 
 def _remake(
-    base: "NativeBase",
+    base: "Base",
     plan: "Plan",
     reel: "Reel",
     numbers: Sequence[int | None],
@@ -726,7 +746,7 @@ def _facts(scene: "Scene", findings: "Sequence[Finding]") -> dict:
 
 
 def _run(
-    base: "NativeBase",
+    base: "Base",
     order: "Order",
     out: Path,
     options: Options,

@@ -1,4 +1,4 @@
-"""The bases that longshot runs: `load_base` opens one by name or file."""
+"""The bases that longshot runs: `load_base` opens one by name, file, folder or hub repository."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -6,24 +6,78 @@ from typing import TYPE_CHECKING, Literal
 from longshot.errors import UserError
 
 if TYPE_CHECKING:
-    from longshot.bases.native import NativeBase
+    import torch
+
+    from longshot.bases.base import Base, Spec
 
 ASSETS = Path(__file__).parent / "assets"
 Weights = Literal["bidirectional", "causal"]
 
+# The pretrained bases that have a short name, and where their weights lie in diffusers' layout.
+REPOSITORIES = {
+    "wan2.2-ti2v-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+    "wan2.1-t2v-1.3b": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    "wan2.1-t2v-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    "hunyuanvideo-1.5": "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v",
+}
 
-def load_base(name: str = "tiny", weights: Weights = "bidirectional") -> "NativeBase":
-    """The base that ships with longshot (`tiny`, with weights for full or for context-causal attention), or a weights file.
 
-    Raises UserError for an unknown name, or a file that isn't the weights of a base.
+def is_native(name: str) -> bool:
+    """Whether a name means the base that ships, or a weights file of `longshot train`."""
+    return name == "tiny" or Path(name).suffix == ".safetensors"
+
+
+def load_base(
+    name: str = "tiny", weights: Weights = "bidirectional", dtype: "torch.dtype | None" = None
+) -> "Base":
+    """A base: `tiny`, which ships with longshot (with weights for full or for context-causal attention); a weights file that
+    `longshot train` wrote; a name that `longshot bases` lists; a diffusers folder; or `owner/repository` on the hub, with
+    `@revision` to pin one.
+
+    dtype: of a pretrained base's networks, fp32 if not given. Raises UserError for an unknown name, and for a file or folder
+    that isn't the whole weights of a base.
     """
-    from longshot.bases.native import NativeBase
+    if is_native(name):
+        from longshot.bases.native import NativeBase
 
-    if name == "tiny":
-        return NativeBase.load(ASSETS / f"tiny-{weights}.safetensors")
-    path = Path(name)
-    if path.suffix == ".safetensors":
+        path = ASSETS / f"tiny-{weights}.safetensors" if name == "tiny" else Path(name)
         if not path.is_file():
             raise UserError(f"{name}: there is no such weights file")
         return NativeBase.load(path)
-    raise UserError(f"no base {name!r}: use tiny, or a .safetensors file that `longshot train` wrote")
+    import torch
+
+    from longshot.bases.hub import need_diffusers, open_folder
+
+    need_diffusers(name)
+    folder = open_folder(_place(name), name=name)
+    return _family(folder).load(folder, torch.float32 if dtype is None else dtype)
+
+
+def load_spec(name: str) -> "Spec":
+    """The facts of a base; of a pretrained one only its configs are read."""
+    if is_native(name):
+        return load_base(name).spec
+    from longshot.bases.hub import open_folder
+
+    folder = open_folder(_place(name), weights=False, name=name)
+    return _family(folder).spec_of(folder)
+
+
+def _place(name: str) -> str:
+    short, at, revision = name.partition("@")
+    return f"{REPOSITORIES[short]}{at}{revision}" if short in REPOSITORIES else name
+
+
+def _family(folder):
+    """The class that runs the pipeline in a folder."""
+    if folder.pipeline == "WanPipeline":
+        from longshot.bases.wan import WanBase
+
+        return WanBase
+    if folder.pipeline == "HunyuanVideo15Pipeline":
+        from longshot.bases.hunyuan15 import Hunyuan15Base
+
+        return Hunyuan15Base
+    raise UserError(
+        f"{folder.path}: holds a {folder.pipeline}; longshot runs WanPipeline and HunyuanVideo15Pipeline"
+    )

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil, floor
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
@@ -14,6 +16,12 @@ from longshot.layout import Layout, RopeMode, Visibility
 from longshot.lint import Limits
 from longshot.model.context import Context
 from longshot.scene import SHOT_CUT
+
+
+def _nearest_sizes(width: int, height: int, w: int, h: int) -> list[tuple[int, int]]:
+    """The legal sizes just below and above one that isn't."""
+    below, above = ((max(r(width / w), 1) * w, max(r(height / h), 1) * h) for r in (floor, ceil))
+    return [below, above] if below != above else [below]
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,8 @@ class Spec:
                 f"{frames} frames; {self.name} needs {t}n+{self.frame_offset}: use {low} or {low + t}"
             )
         if width % w or height % h or min(width, height) < 1:
-            raise UserError(f"{width}x{height} pixels; {self.name} needs multiples of {w}x{h}")
+            near = " or ".join(f"{x}x{y}" for x, y in _nearest_sizes(width, height, w, h))
+            raise UserError(f"{width}x{height} pixels; {self.name} needs multiples of {w}x{h}: use {near}")
         return -(-frames // t), height // h, width // w
 
     @property
@@ -130,4 +139,8 @@ class Base(Protocol):
 
     def fingerprint(self) -> str:
         """A hash of the weights."""
+        ...
+
+    def to(self, device: str | torch.device) -> "Base":
+        """This base, with its networks on a device."""
         ...

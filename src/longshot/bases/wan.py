@@ -1,0 +1,242 @@
+"""Wan 2.1 and Wan2.2 TI2V-5B through diffusers: self-attention over the scene, cross-attention to each shot's own text.
+
+Text has no place in self-attention here, so the global prompt is written before each shot's prompt and every shot reads both
+(`Spec.prompts = "joined"`). Text is padded with zero features to 512 rows, which the network attends to: it was trained so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from longshot.bases.base import Spec
+from longshot.bases.hub import Folder, fingerprint, limits_of, load_part, load_tokenizer
+from longshot.bases.shots import SceneAttention, ScenePass, pack, run_scenes, to_pixels, turn_pairs, unpack
+from longshot.errors import UserError
+from longshot.layout import Layout, Visibility
+from longshot.lint import Limits
+from longshot.model.context import Context
+from longshot.model.rope import rotations
+
+TEXT_ROWS = 512
+THETA = 10000.0
+
+WAN22_5B = Spec(
+    name="wan2.2-ti2v-5b",
+    licence="Apache-2.0",
+    fps=Fraction(24),
+    size=(1280, 704),
+    stride=(4, 32, 32),
+    channels=192,
+    frame_offset=1,
+    default_frames=121,
+    max_frames=121,
+    max_shots=9,
+    max_text_tokens=TEXT_ROWS,
+    display_scale=1,
+    guidance=5.0,
+    steps=50,
+    shift=5.0,
+    rope="anchor",
+    prompts="joined",
+    cut="",
+)
+WAN21_1B = replace(
+    WAN22_5B,
+    name="wan2.1-t2v-1.3b",
+    fps=Fraction(16),
+    size=(832, 480),
+    stride=(4, 16, 16),
+    channels=64,
+    default_frames=81,
+    max_frames=81,
+    shift=3.0,
+)
+WAN21_14B = replace(WAN21_1B, name="wan2.1-t2v-14b", shift=5.0)
+
+
+def spec_of(folder: Folder) -> Spec:
+    """The facts of a Wan pipeline, from its configs. Raises UserError for one that can't be a scene model."""
+    index, network, vae = (folder.config(part) for part in ("", "transformer", "vae"))
+    if (index.get("transformer_2") or [None])[0] is not None or index.get("boundary_ratio") is not None:
+        raise UserError(
+            f"{folder.path}: has two transformers, one for high and one for low noise; shots at different noise levels in "
+            "one pass can't use it. Use Wan2.2-TI2V-5B or Wan 2.1"
+        )
+    if network.get("image_dim") is not None or network.get("added_kv_proj_dim") is not None:
+        raise UserError(f"{folder.path}: needs an image for every shot; use a text-to-video model of Wan")
+    family = WAN22_5B if index.get("expand_timesteps") else WAN21_1B
+    try:
+        patch = tuple(int(n) for n in network["patch_size"])
+        time, space = int(vae.get("scale_factor_temporal", 4)), int(vae.get("scale_factor_spatial", 8))
+        channels = int(network["in_channels"]) * int(np.prod(patch))
+        stride = (time * patch[0], space * patch[1], space * patch[2])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{folder.path}: its config can't be read ({error!r})") from error
+    scheduler = folder.config("scheduler")
+    shift = float(scheduler.get("flow_shift") or scheduler.get("shift") or family.shift)
+    return replace(family, name=folder.name, stride=stride, channels=channels, shift=shift)
+
+
+class WanBase:
+    """A `Base` around diffusers' Wan pipeline."""
+
+    def __init__(self, pipe: Any, spec: Spec):
+        self.pipe = pipe
+        self.spec = spec
+        self.network: Any = pipe.transformer
+        config = self.network.config
+        dim = config.attention_head_dim
+        self.patch = tuple(config.patch_size)
+        self.sizes = (config.num_layers, config.num_attention_heads, dim)
+        side = 2 * (dim // 6)
+        axes = (dim - 2 * side, side, side)
+        self.attention = SceneAttention(turn_pairs, lambda position: rotations(position, axes, THETA))
+        for layer, block in enumerate(self.network.blocks):
+            block.attn1.set_processor(_SelfAttention(self.attention, layer))
+
+    @staticmethod
+    def spec_of(folder: Folder) -> Spec:
+        return spec_of(folder)
+
+    @classmethod
+    def load(cls, folder: Folder, dtype: torch.dtype = torch.float32) -> "WanBase":
+        """The base in a diffusers folder. The VAE is kept in fp32: in bf16 it loses colour. Raises UserError, see `hub`."""
+        from diffusers import (
+            AutoencoderKLWan,
+            FlowMatchEulerDiscreteScheduler,
+            WanPipeline,
+            WanTransformer3DModel,
+        )
+        from transformers import UMT5EncoderModel
+
+        spec = spec_of(folder)
+        pipe = WanPipeline(
+            tokenizer=load_tokenizer(folder, "tokenizer"),
+            transformer=load_part(WanTransformer3DModel, folder, "transformer", torch_dtype=dtype),
+            vae=load_part(AutoencoderKLWan, folder, "vae", torch_dtype=torch.float32),
+            text_encoder=load_part(UMT5EncoderModel, folder, "text_encoder", dtype=dtype),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.shift),
+            expand_timesteps=bool(folder.config("").get("expand_timesteps")),
+        )
+        return cls(pipe, spec)
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    def to(self, device: str | torch.device) -> "WanBase":
+        self.pipe.to(device)
+        return self
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.network, self.pipe.vae, self.pipe.text_encoder)
+
+    # -- text -----------------------------------------------------------------------------------------------------------
+    def tokenise(self, prompt: str) -> Int64[np.ndarray, " tokens"]:
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+        return np.asarray(self.pipe.tokenizer(prompt_clean(prompt)).input_ids, np.int64)
+
+    def encode_text(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ width"]]:
+        features = []
+        for prompt in prompts:
+            count = len(self.tokenise(prompt))
+            if count > TEXT_ROWS:
+                raise UserError(
+                    f"{self.spec.name} reads {TEXT_ROWS} tokens; a prompt has {count}: {prompt[:60]!r}..."
+                )
+            rows, _ = self.pipe.encode_prompt(
+                prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_ROWS, device=self.device
+            )
+            features.append(rows[0, :count])
+        return features
+
+    def limits(self) -> Limits:
+        return limits_of(self.spec, lambda prompt: len(self.tokenise(prompt)))
+
+    # -- pixels ---------------------------------------------------------------------------------------------------------
+    def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "video channels"]:
+        grid = self.spec.grid(len(frames), frames.shape[2], frames.shape[1])
+        x = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).float() / 127.5 - 1
+        with torch.no_grad():
+            latent = self.pipe.vae.encode(x.movedim(-1, 0)[None].to(self.pipe.vae.dtype)).latent_dist.mode()
+        mean, std = self._scale(latent)
+        return pack((latent - mean) / std, grid, self.patch).float()
+
+    def decode(
+        self, z: Float[Tensor, "video channels"], grid: tuple[int, int, int]
+    ) -> UInt8[np.ndarray, "frames height width 3"]:
+        latent = unpack(z.to(self.device, self.pipe.vae.dtype), grid, self.patch)
+        mean, std = self._scale(latent)
+        with torch.no_grad():
+            video = self.pipe.vae.decode(latent * std + mean, return_dict=False)[0]
+        return to_pixels(self.pipe.video_processor.postprocess_video(video, output_type="np")[0])
+
+    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean and spread of latents, a channel each."""
+        config = self.pipe.vae.config
+        mean, std = (
+            like.new_tensor(x).view(1, -1, 1, 1, 1) for x in (config.latents_mean, config.latents_std)
+        )
+        return mean, std
+
+    # -- the network ----------------------------------------------------------------------------------------------------
+    def velocity(
+        self,
+        z: Float[Tensor, "video channels"],
+        text: Float[Tensor, "text width"],
+        sigma: Float[Tensor, " groups"],
+        layout: Layout,
+        visibility: Visibility,
+        past: Sequence[Context] | None = None,
+    ) -> Float[Tensor, "video channels"]:
+        return run_scenes(
+            self._run, self.sizes, False, z, text, sigma, layout, visibility, past, remember=False
+        )[0]
+
+    def remember(
+        self,
+        z: Float[Tensor, "video channels"],
+        text: Float[Tensor, "text width"],
+        sigma: Float[Tensor, " groups"],
+        layout: Layout,
+        visibility: Visibility,
+        past: Sequence[Context] | None = None,
+    ) -> tuple[Float[Tensor, "video channels"], list[Context]]:
+        return run_scenes(
+            self._run, self.sizes, False, z, text, sigma, layout, visibility, past, remember=True
+        )
+
+    def _run(self, scene: ScenePass) -> Float[Tensor, "video channels"]:
+        dtype = self.network.dtype
+        with self.attention.during(scene, 0, self.device):
+            out = self.network(
+                hidden_states=scene.videos(self.patch).to(dtype),
+                # One level a shot, not one a token as diffusers' own pipeline has it: that makes modulation
+                # [tokens, 6, width] in fp32 in every block, 2 GB for a shot of 704p.
+                timestep=scene.sigma * 1000,
+                encoder_hidden_states=scene.texts(TEXT_ROWS).to(dtype),
+                return_dict=False,
+            )[0]
+        return scene.rows(out.float(), self.patch)
+
+
+class _SelfAttention:
+    """Takes the place of `WanAttnProcessor` in the self-attention of one block."""
+
+    def __init__(self, attention: SceneAttention, layer: int):
+        self.attention, self.layer = attention, layer
+
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None
+    ) -> Tensor:
+        q, k = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
+        heads = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, attn.to_v(hidden_states)))
+        out = self.attention.attend(self.layer, *heads).flatten(2, 3)
+        return attn.to_out[1](attn.to_out[0](out))
