@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from longshot.flow import SigmaDraw
 from longshot.layout import Visibility
 from longshot.train.puppets import StreamConfig
+from longshot.train.shards import ShardStream
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class StageConfig:
 
     name: str
     steps: int
-    stream: StreamConfig
+    stream: StreamConfig | ShardStream
     visibility: Visibility = "scene"
     sigma: SigmaDraw = field(default_factory=SigmaDraw)
     lr: float = 1e-3
@@ -29,6 +30,12 @@ class StageConfig:
     ema: float = 0.998
     attributes: float = 0.0
     seed: int = 0
+
+    def __post_init__(self):
+        if self.attributes and isinstance(self.stream, ShardStream):
+            raise ValueError(
+                "only drawn scenes know their attributes; scenes out of shards need attributes=0"
+            )
 
     def to_json(self) -> dict:
         return asdict(self)

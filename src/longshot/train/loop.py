@@ -22,11 +22,14 @@ from longshot.train.attributes import DEPTH, AttributeReaders
 from longshot.train.checkpoint import TrainingState
 from longshot.train.config import StageConfig
 from longshot.train.parallel import Ranks
-from longshot.train.puppets import Example, PuppetSteps, stream
+from longshot.train.puppets import Example, stream
+from longshot.train.shards import StoredExample
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
+MAY_CHANGE = ("steps", "decay", "stream.folder")
+"""Settings that a run may be gone on with otherwise: its length, and where the same shards lie."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,10 @@ class Batch:
     z_0: Tensor
     prompts: tuple[str, ...]
     layout: Layout
-    examples: tuple[Example, ...]
+    examples: tuple[Example | StoredExample, ...]
 
 
-def collate(base: NativeBase, examples: Sequence[Example]) -> Batch:
+def collate(base: NativeBase, examples: Sequence[Example | StoredExample]) -> Batch:
     """Packs examples; a scene without a global prompt has no group 0, so that one shot alone is the single-shot model."""
     scenes, latents, prompts = [], [], []
     for example in examples:
@@ -48,10 +51,8 @@ def collate(base: NativeBase, examples: Sequence[Example]) -> Batch:
             groups.append(global_group(len(base.tokenise(example.global_prompt))))
             latents.append(torch.zeros(1, base.spec.channels, device=base.device))
             prompts.append(example.global_prompt)
-        for k, (frames, prompt) in enumerate(zip(example.shots, example.prompts, strict=True), start=1):
-            z = base.encode(frames)
-            length = max(len(frames), base.spec.min_frames)
-            grid = base.spec.grid(length, frames.shape[2], frames.shape[1])
+        shots = zip(example.latents(base), example.prompts, strict=True)
+        for k, ((z, grid), prompt) in enumerate(shots, start=1):
             groups.append(Group(k, len(base.tokenise(prompt)), grid))
             latents.append(z)
             prompts.append(prompt)
@@ -161,11 +162,7 @@ class Trainer:
     def __init__(self, base: NativeBase, config: StageConfig, folder: Path, ranks: Ranks | None = None):
         self.base, self.config, self.folder = base, config, Path(folder)
         self.ranks = ranks or Ranks()
-        if self.ranks.count > config.stream.scenes:
-            raise UserError(
-                f"{config.stream.scenes} scenes a step can't be shared by {self.ranks.count} processes; "
-                "use fewer processes, or more scenes a step"
-            )
+        self.steps = config.stream.steps(config.seed, self.ranks.rank, self.ranks.count)
         self.folder.mkdir(parents=True, exist_ok=True)
         base.network.train().requires_grad_(True)
         self.readers = None
@@ -183,10 +180,10 @@ class Trainer:
             self.resume(TrainingState.load(self.folder / CHECKPOINT))
 
     def resume(self, state: TrainingState) -> None:
-        """Takes over a saved state. Raises UserError when it was made by another config (other than its length)."""
+        """Takes over a saved state. Raises UserError when it was made by another config (other than `MAY_CHANGE`)."""
         mine, theirs = (_settings(json.loads(json.dumps(c))) for c in (self.config.to_json(), state.config))
         for key in sorted(mine.keys() | theirs.keys()):
-            if mine.get(key) != theirs.get(key) and key not in ("steps", "decay"):
+            if mine.get(key) != theirs.get(key) and key not in MAY_CHANGE:
                 raise UserError(
                     f"{self.folder / CHECKPOINT}: was trained with {key}={theirs.get(key)!r}, not {mine.get(key)!r}; "
                     "use another folder or the same settings"
@@ -207,7 +204,7 @@ class Trainer:
             self.optimizer.state_dict(),
         ).save(self.folder / CHECKPOINT)
 
-    def train_step(self, examples: Sequence[Example]) -> dict[str, float]:
+    def train_step(self, examples: Sequence[Example | StoredExample]) -> dict[str, float]:
         """One optimizer step; noise depends on (seed, step) alone. Returns what the log holds."""
         config, network, ranks = self.config, self.base.network, self.ranks
         factor = lr_factor(self.step, config)
@@ -215,7 +212,7 @@ class Trainer:
             group["lr"] = config.lr * factor
         self.optimizer.zero_grad(set_to_none=True)
         batch = collate(self.base, examples)
-        indices = range(ranks.rank, config.stream.scenes, ranks.count)
+        indices = self.steps.places(self.step)
         sigma, eps = (
             x.to(self.base.device)
             for x in draw_noise(batch.layout, self.base.spec.channels, config, self.step, indices)
@@ -278,7 +275,6 @@ class Trainer:
         checkpoint_seconds: float,
         on_step: Callable[[dict[str, float]], None] | None,
     ) -> None:
-        steps = PuppetSteps(self.config.stream, self.config.seed, self.ranks.rank, self.ranks.count)
         saved = start = time.monotonic()
         if self.ranks.rank == 0:
             half_written = self.folder.glob(f".{Path(CHECKPOINT).stem}.*")  # by a process that was killed
@@ -286,7 +282,7 @@ class Trainer:
                 path.unlink()
             write_text(self.folder / "config.json", json.dumps(self.config.to_json(), indent=1))
         with self._log().open("a") as lines, deferred_interrupt() as interrupted:
-            for examples in stream(steps, self.step, stop, workers):
+            for examples in stream(self.steps, self.step, stop, workers):
                 self.whole = False
                 row = self.train_step(examples)
                 self.whole = True

@@ -1,14 +1,17 @@
 """Training scenes of the puppet world, drawn on the fly: step k of a run is a pure function of (seed, stage, k)."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from longshot.bases.native import NativeBase
+from longshot.errors import UserError
 from longshot.puppets.render import render
 from longshot.puppets.words import caption, single_caption
 from longshot.puppets.world import ACTIONS, CAMERAS, PuppetScene, draw_scene
@@ -34,6 +37,11 @@ class Example:
     prompts: tuple[str, ...]
     truth: Truth | None = None
 
+    def latents(self, base: NativeBase) -> list[tuple[Tensor, tuple[int, int, int]]]:
+        """The clean latent of every shot, on the base's device, and its grid."""
+        sizes = ((max(len(s), base.spec.min_frames), s.shape[2], s.shape[1]) for s in self.shots)
+        return [(base.encode(s), base.spec.grid(*size)) for s, size in zip(self.shots, sizes, strict=True)]
+
 
 @dataclass(frozen=True)
 class StreamConfig:
@@ -56,6 +64,15 @@ class StreamConfig:
     image: float = 0.1
     drop_text: float = 0.1
     drop_global: float = 0.0
+
+    def steps(self, seed: int, rank: int = 0, num_ranks: int = 1) -> "PuppetSteps":
+        """A rank's share of every step. Raises UserError when there are fewer scenes a step than ranks."""
+        if num_ranks > self.scenes:
+            raise UserError(
+                f"{self.scenes} scenes a step can't be shared by {num_ranks} processes; "
+                "use fewer processes, or more scenes a step"
+            )
+        return PuppetSteps(self, seed, rank, num_ranks)
 
 
 def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
@@ -89,12 +106,16 @@ class PuppetSteps(Dataset):
     def __getitem__(self, index: int) -> list[Example]:
         return [
             draw_example(np.random.default_rng([self.seed, index, i]), self.config)
-            for i in range(self.rank, self.config.scenes, self.num_ranks)
+            for i in self.places(index)
         ]
 
+    def places(self, step: int) -> Sequence[int]:
+        """The place in the step, over all ranks, of each of this rank's examples."""
+        return range(self.rank, self.config.scenes, self.num_ranks)
 
-def stream(steps: PuppetSteps, start: int, stop: int, workers: int = 1) -> Iterator[list[Example]]:
-    """Steps start..stop in order, rendered ahead by `workers` processes; the examples don't depend on their number."""
+
+def stream(steps: Dataset, start: int, stop: int, workers: int = 1) -> Iterator[list]:
+    """Steps start..stop in order, made ahead by `workers` processes; the examples don't depend on their number."""
     loader = DataLoader(
         steps,
         batch_size=None,
