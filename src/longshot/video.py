@@ -33,6 +33,7 @@ PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 VIDEO_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,h264,hevc,m4v,mxf,yuv4mpegpipe,gif"
 )
+ARCHIVES = {b"PK\3\4": "ZIP", b"Rar!": "RAR", b"7z\xbc\xaf": "7z"}
 BT709, LIMITED_RANGE = (
     1,
     1,
@@ -51,6 +52,18 @@ class VideoInfo:
     variable_rate: bool
 
 
+@dataclass(frozen=True)
+class FilmFacts:
+    """What `survey` says of a video file. broken: what is wrong with its end; what comes before it can be read."""
+
+    info: VideoInfo
+    rotation: int
+    bits: int
+    codec: str
+    audio: bool
+    broken: str | None = None
+
+
 # ---------------------------------------------------------------- reading videos
 
 
@@ -61,13 +74,17 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         height, width, _ = _rgb(frame, video.aspect).shape
     with _opened(path) as video:
         times = _presentation_times(video)
+    return _info(video, times, (width, height))
+
+
+def _info(video: "_Video", times: list[float], size: tuple[int, int]) -> VideoInfo:
     steps = np.diff(times)
     fps = video.rate
     variable = len(steps) > 0 and float(steps.max() - steps.min()) > max(0.1 * float(steps.mean()), 0.0021)
     seconds = times[-1] - times[0] + float(video.last_step)
     if variable:
         fps = Fraction(len(times) / seconds).limit_denominator(1001)
-    return VideoInfo(width, height, fps, len(times), seconds, variable)
+    return VideoInfo(*size, fps, len(times), seconds, variable)
 
 
 def read_frames(
@@ -109,6 +126,59 @@ def read_frames(
                 f"{path}: ends at {float(video.end or 0):.2f} s, so it shows nothing from {start_s:g} s on"
             )
     return np.stack(frames)
+
+
+def survey(path: str | os.PathLike[str]) -> FilmFacts:
+    """Return what a film holds, as `probe` does, but also of one whose end is missing or damaged: `broken` says how.
+
+    Reads the file's index and decodes one frame. UserError when not even a first frame can be read.
+    """
+    with _opened(path) as video:
+        if "mp4" in video.container.format.name and _is_encrypted(video.path):
+            raise UserError(f"{path}: is encrypted (password-protected); give a copy without protection")
+        _, frame = next(_decoded(video))
+        height, width, _ = _rgb(frame, video.aspect).shape
+        codec = video.stream.codec_context
+        bits = max(part.bits for part in codec.format.components) if codec.format else 8
+        rotation, audio = round(frame.rotation), bool(video.container.streams.audio)
+    broken, times = None, []
+    with _opened(path) as video:
+        try:
+            _presentation_times(video, times)
+        except UserError as error:
+            if not times:
+                raise
+            broken = str(error)
+    times = sorted(float(time) for time in times)
+    info = _info(video, times, (width, height))
+    return FilmFacts(info, rotation, bits, codec.name, audio, broken)
+
+
+def _is_encrypted(path: Path) -> bool:
+    """Say whether an MP4 file's pictures are encrypted: FFmpeg reads such a file as if they weren't."""
+    edge = 2 * 2**20  # the table of tracks lies at either end
+    with path.open("rb") as file:
+        head = file.read(edge)
+        file.seek(max(edge, path.stat().st_size - edge))
+        return any(b"encv" in part and b"sinf" in part for part in (head, file.read(edge)))
+
+
+def scan(path: str | os.PathLike[str], width: int) -> Iterator[tuple[float, "av.VideoFrame", Picture]]:
+    """Yield (second, frame as stored, picture) of every frame in the order shown; memory doesn't grow with the film.
+
+    The picture is RGB as shown, upright and with square pixels, scaled down to `width` or less. Raises UserError where
+    the film is damaged or cut short, after all frames that come before.
+    """
+    with _opened(path) as video:
+        size = None
+        for time, frame in _decoded(video):
+            turned = round(frame.rotation / 90) % 4
+            if size is None:
+                shown = max(1, round(frame.width * video.aspect)), frame.height
+                scale = min(1.0, width / shown[turned % 2])
+                size = tuple(max(1, round(length * scale)) for length in shown)
+            small = frame.reformat(*size, format="rgb24", interpolation="BILINEAR", threads=1).to_ndarray()
+            yield float(time), frame, np.ascontiguousarray(np.rot90(small, turned))
 
 
 def _span(
@@ -166,6 +236,9 @@ def _unopenable(path: Path, error: Exception) -> str:
     """Return what is wrong with a file that FFmpeg does not open."""
     if is_picture(path):
         return "a picture, not a video"
+    with path.open("rb") as file:
+        if kind := ARCHIVES.get(file.read(4)):
+            return f"a {kind} archive, not a video; unpack it first"
     if isinstance(error, av.error.EOFError):
         return "holds no frames"
     return f"not a video that can be read, or only half of one ({_reason(error)})"
@@ -204,9 +277,9 @@ def _video_in(container: "av.container.InputContainer", path: Path) -> _Video:
     )
 
 
-def _presentation_times(video: _Video) -> list[float]:
-    """Return the seconds at which the frames are shown, in order, without decoding them."""
-    times, steps = [], {}
+def _presentation_times(video: _Video, times: list[Fraction] | None = None) -> list[float]:
+    """Return the seconds at which the frames are shown, in order, without decoding them; `times` gets them on the way."""
+    times, steps = [] if times is None else times, {}
     try:
         for packet in video.container.demux(video.stream):
             stamp = packet.dts if packet.pts is None else packet.pts

@@ -128,7 +128,10 @@ class ShotRow(Span):
     crop: tuple[int, int, int, int] | None = None
     """left, top, width, height of the picture inside a letterbox, in pixels as shown; None is the whole"""
     strips: tuple[str, ...] = ()
-    """pictures with the samples side by side, up to STRIP_TILES each; relative to the folder of the run"""
+    """pictures with samples side by side, tile_width pixels each; relative to the folder of the run"""
+    tile_width: int = 0
+    first_tile: int = 0
+    """samples in the strips before the first of this shot, where it is a part of a take"""
     samples: tuple[Sample, ...] = ()
 
 
@@ -155,6 +158,8 @@ class SceneRow(Record):
     scores: dict[str, float] = {}
     kept: bool = True
     reasons: tuple[str, ...] = ()
+    duplicate_of: str | None = None
+    """the scene seen before that shows the same"""
 
     @property
     def kept_shots(self) -> tuple[SceneShot, ...]:

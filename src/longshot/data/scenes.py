@@ -1,0 +1,234 @@
+"""Stage `scenes`: adjacent shots of one place and cast become a scene; a long take becomes one, split at its events."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from math import ceil
+
+import numpy as np
+from jaxtyping import Bool, Float
+from pydantic import Field
+
+from longshot.data.encoders import LINKED, EncoderName, Vectors, encoder
+from longshot.data.records import Row, SceneRow, SceneShot, ShotRow
+from longshot.data.shots import tiles_of
+from longshot.data.stage import Made, Place, Settings, Stage, Unit
+
+FLAT = 0.04
+"""Spread of brightness, 0 to 1, below which a picture shows nothing to compare."""
+
+
+class SceneSettings(Settings):
+    encoder: EncoderName = "colours"
+    """what pictures are compared by: colours (no download), dinov2 or clip (extra longshot[encoders])"""
+    model: str = ""
+    """another model for dinov2 or clip: a folder, or a name on the hub"""
+    similarity: float | None = Field(None, gt=-1, lt=1)
+    """from which two shots are linked; by default the encoder's own (colours 0.6, dinov2 0.55, clip 0.8)"""
+    reach: int = Field(5, ge=1)
+    """a shot is linked to shots up to so many further on: A-B-A-B is one scene"""
+    reach_s: float = Field(60.0, gt=0)
+    """and no more than so many seconds of other shots between them"""
+    max_shots: int = Field(9, ge=1)
+    """the context window: a longer scene is split where its shots are least alike"""
+    max_s: float | None = Field(None, gt=0)
+    """longest scene in seconds, where there is a limit; a shot that is longer alone stays whole"""
+    take_s: float = Field(6.0, gt=0)
+    """a shot this long may become a take"""
+    take_change: float = Field(0.3, ge=0, le=2)
+    """... if its pictures differ by so much (1 - similarity) from each other somewhere"""
+    event_min_s: float = Field(2.0, gt=0)
+    event_max_s: float = Field(10.0, gt=0)
+    """lengths of the parts of a take"""
+    event_cost: float = Field(0.15, ge=0)
+    """what a part more must gain in likeness of its pictures to each other; higher gives fewer parts"""
+
+
+@dataclass(frozen=True)
+class Scenes(Stage):
+    """Rows of scenes from all shots of a film. Every shot is in exactly one scene of kind `cuts`; takes come on top."""
+
+    name = "scenes"
+    after = "shots"
+    version = 1
+    reads = ShotRow
+    writes = SceneRow
+    settings: SceneSettings
+    place: Place
+
+    def units(self, rows: Iterable[Row]) -> Iterator[Unit]:
+        for film, shots in groupby(rows, key=lambda row: (row["film"]["path"], row["film"]["sha256"])):
+            yield Unit(film[0], tuple(shots))
+
+    def run(self, unit: Unit, key: str) -> Made:
+        shots = [ShotRow.of(row) for row in unit.rows]
+        encode = encoder(self.settings.encoder, self.settings.model)
+        vectors = [encode(tiles_of(self.place, shot)) for shot in shots]
+        rows = [self._scene(shots, vectors, part) for part in self._parts(shots, vectors)]
+        for shot, vector in zip(shots, vectors, strict=True):
+            rows += self._takes(shot, vector)
+        return Made(sorted(rows, key=lambda row: (row.shots[0].start_frame, row.kind)))
+
+    def _linked(self) -> float:
+        return LINKED[self.settings.encoder] if self.settings.similarity is None else self.settings.similarity
+
+    # -- scenes of several shots
+    def _parts(self, shots: Sequence[ShotRow], vectors: Sequence[Vectors]) -> Iterator[range]:
+        settings = self.settings
+        alike = likenesses(vectors, settings.reach)
+        links = alike >= self._linked()
+        for early, late in zip(*np.nonzero(links), strict=True):
+            if shots[late].start_s - shots[early].stop_s > settings.reach_s:
+                links[early, late] = False
+        lengths = [shot.seconds for shot in shots]
+        for group in linked_groups(links):
+            yield from split(group, alike, lengths, settings.max_shots, settings.max_s)
+
+    def _scene(self, shots: Sequence[ShotRow], vectors: Sequence[Vectors], part: range) -> SceneRow:
+        inside = [shots[n] for n in part]
+        alike = likenesses([vectors[n] for n in part], self.settings.reach)
+        near = [float(alike[n, n + 1 :].max()) for n in range(len(inside) - 1)]
+        members = tuple(SceneShot(**shot.model_dump(), cut=True) for shot in inside)
+        return SceneRow(
+            id=f"{inside[0].film.sha256[:16]}-{inside[0].start_frame:07d}-{inside[-1].stop_frame:07d}",
+            film=inside[0].film,
+            kind="cuts",
+            shots=members,
+            similarity=round(float(np.mean(near)), 4) if near else None,
+        )
+
+    # -- takes
+    def _takes(self, shot: ShotRow, vectors: Vectors) -> list[SceneRow]:
+        settings = self.settings
+        if shot.seconds < max(settings.take_s, 2 * settings.event_min_s):
+            return []
+        shown = vectors[
+            [sample.spread > FLAT for sample in shot.samples]
+        ]  # what a fade leaves isn't a change of place
+        if not len(shown) or 1 - float((shown @ shown.T).min()) < settings.take_change:
+            return []
+        starts = [0, *events(vectors, [s.second for s in shot.samples], shot.stop_s, settings)]
+        if len(starts) < 2:
+            return []
+        parts = [self._part(shot, n, starts) for n in range(len(starts))]
+        # In pieces of equal length rather than full windows and a rest.
+        count = ceil(len(parts) / settings.max_shots)
+        rows = []
+        for piece in np.array_split(np.arange(len(parts)), count):
+            members = tuple(parts[n] for n in piece)
+            start, stop = members[0].start_frame, members[-1].stop_frame
+            name = f"{shot.film.sha256[:16]}-{start:07d}-{stop:07d}-take"
+            rows.append(SceneRow(id=name, film=shot.film, kind="take", shots=members))
+        return rows
+
+    def _part(self, shot: ShotRow, n: int, starts: Sequence[int]) -> SceneShot:
+        """Return part n of a take, from sample starts[n] up to the next one's."""
+        first, last = starts[n], starts[n + 1] if n + 1 < len(starts) else len(shot.samples)
+        begin, end = shot.samples[first], shot.samples[last] if last < len(shot.samples) else None
+        return SceneShot(
+            **shot.model_dump(
+                exclude={
+                    "id",
+                    "start_frame",
+                    "stop_frame",
+                    "start_s",
+                    "stop_s",
+                    "samples",
+                    "first_tile",
+                    "begins",
+                }
+            ),
+            id=f"{shot.id}.{n}",
+            start_frame=begin.frame if n else shot.start_frame,
+            stop_frame=end.frame if end else shot.stop_frame,
+            start_s=begin.second if n else shot.start_s,
+            stop_s=end.second if end else shot.stop_s,
+            samples=shot.samples[first:last],
+            first_tile=shot.first_tile + first,
+            begins="event" if n else shot.begins,
+            cut=n == 0,
+        )
+
+
+def likenesses(vectors: Sequence[Vectors], reach: int) -> Float[np.ndarray, "shots shots"]:
+    """Return how alike shots are, -1 to 1, for pairs at most `reach` apart (the later in columns); -1 elsewhere.
+
+    Two shots are as alike as their most similar pictures: the camera may show the place only for a moment.
+    """
+    alike = np.full((len(vectors), len(vectors)), -1.0)
+    for early in range(len(vectors)):
+        for late in range(early + 1, min(early + reach, len(vectors) - 1) + 1):
+            alike[early, late] = float((vectors[early] @ vectors[late].T).max())
+    return alike
+
+
+def linked_groups(links: Bool[np.ndarray, "shots shots"]) -> Iterator[range]:
+    """Yield runs of shots: a boundary lies where no link goes from a shot before it to one after (overlapping links)."""
+    start, furthest = 0, 0
+    for shot in range(len(links)):
+        if shot > furthest:
+            yield range(start, shot)
+            start = shot
+        later = np.nonzero(links[shot])[0]
+        furthest = max(furthest, shot, int(later.max()) if len(later) else shot)
+    if len(links):
+        yield range(start, len(links))
+
+
+def split(
+    group: range,
+    alike: Float[np.ndarray, "shots shots"],
+    lengths: Sequence[float],
+    max_shots: int,
+    max_s: float | None,
+) -> list[range]:
+    """Return the group in as few parts as the window allows, cut where shots on both sides are least alike.
+
+    A part of several shots is at most max_shots and max_s long. Exact, by dynamic programming over the last cut.
+    """
+    shots = list(group)
+    best: list[tuple[int, float, int]] = [
+        (0, 0.0, 0)
+    ]  # parts, likeness cut through, where the last part starts
+    for stop in range(1, len(shots) + 1):
+        options = []
+        for start in range(stop - 1, max(-1, stop - max_shots - 1), -1):
+            if max_s is not None and stop - start > 1 and sum(lengths[n] for n in shots[start:stop]) > max_s:
+                break
+            cost = max(0.0, float(alike[shots[start] - 1, shots[start]])) if start else 0.0
+            options.append((best[start][0] + 1, best[start][1] + cost, start))
+        best.append(min(options))
+    cuts = [len(shots)]
+    while cuts[-1]:
+        cuts.append(best[cuts[-1]][2])
+    return [range(shots[a], shots[b - 1] + 1) for a, b in pairwise(reversed(cuts))]
+
+
+def events(vectors: Vectors, seconds: Sequence[float], stop_s: float, settings: SceneSettings) -> list[int]:
+    """Return at which samples new parts of a take begin: parts whose pictures are alike, of the lengths allowed.
+
+    Minimises, over all divisions, the squared distances of pictures to the mean of their part plus event_cost a part.
+    """
+    count = len(vectors)
+    times = [*seconds, stop_s]
+    sums = np.concatenate([np.zeros((1, vectors.shape[1])), np.cumsum(vectors, axis=0, dtype=np.float64)])
+    best: list[tuple[float, int]] = [(0.0, 0)] + [(np.inf, 0)] * count
+    for stop in range(1, count + 1):
+        for start in range(stop - 1, -1, -1):
+            length = times[stop] - times[start]
+            if length > settings.event_max_s:
+                break
+            if length < settings.event_min_s or best[start][0] == np.inf:
+                continue
+            inside = sums[stop] - sums[start]
+            scatter = (stop - start) - float(inside @ inside) / (stop - start)
+            cost = best[start][0] + scatter + settings.event_cost
+            if cost < best[stop][0]:
+                best[stop] = cost, start
+    if best[count][0] == np.inf:  # no division has the lengths asked for
+        return []
+    starts, at = [], count
+    while at:
+        at = best[at][1]
+        starts.append(at)
+    return [start for start in reversed(starts) if start]
