@@ -497,6 +497,11 @@ def eval_(
     return 0
 
 
+def data() -> int:
+    """Raw films to training scenes: `longshot data --help` lists the stages, `longshot data run CONFIG` runs them all."""
+    raise AssertionError("main hands these commands over")
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "lint": lint,
     "plan": plan,
@@ -507,6 +512,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "interpolate": interpolate,
     "compose": compose,
     "reshoot": reshoot,
+    "data": data,
     "train": train,
     "eval": eval_,
     "bases": bases,
@@ -515,8 +521,14 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; exits with 2 for bad input (one line says what), 130 when it was stopped."""
+    args = sys.argv[1:] if args is None else list(args)
     try:
-        code = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=args, prog="longshot", description=__doc__)
+        name, told, commands = "longshot", __doc__, COMMANDS
+        if args[:1] == ["data"]:
+            from longshot.data import commands as of_data
+
+            name, told, commands, args = "longshot data", of_data.__doc__, of_data.COMMANDS, args[1:]
+        code = tyro.extras.subcommand_cli_from_dict(commands, args=args, prog=name, description=told)
         sys.stdout.flush()
     except UserError as error:
         print(f"longshot: {error}", file=sys.stderr)

@@ -1,0 +1,201 @@
+"""The commands of `longshot data`: raw films to training scenes, all stages at once or one by one."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from longshot.errors import UserError
+
+if TYPE_CHECKING:
+    from longshot.data.pipeline import Config
+    from longshot.data.runner import StageReport
+
+ConfigPath = Annotated[Positional[Path], arg(metavar="CONFIG", help="films, out and settings, YAML or JSON")]
+EngineName = Literal["local", "ray"]
+
+
+def run(
+    config: ConfigPath,
+    only: tuple[str, ...] = (),
+    until: str | None = None,
+    workers: int = 0,
+    engine: EngineName = "local",
+    address: str | None = None,
+) -> int:
+    """Run all stages of a config: probe, shots, scenes, filter, and captions, latents, shards where it has them.
+
+    A stopped run goes on where it was; what didn't change isn't made again. Files that can't be read are named, and the
+    rest goes through. The folder `out` then holds the rows of every stage and report.json.
+
+    Args:
+        only: these stages alone, on the rows that are there.
+        until: the last stage to run.
+        workers: processes; one for every two cores if 0 (a film decodes on several cores by itself).
+        engine: ray runs the same on many machines.
+        address: of a Ray cluster, instead of one started here.
+    """
+    from longshot.data.pipeline import STAGES, read_config
+
+    for name in (*only, *([until] if until else [])):
+        if name not in STAGES:
+            raise UserError(f"there is no stage {name!r}; stages are {', '.join(STAGES)}")
+    read = read_config(config)
+    stages = list(only) or read.stages()
+    if until is not None:
+        stages = [name for name in stages if list(STAGES).index(name) <= list(STAGES).index(until)]
+    return _run(read, stages, workers, engine, address)
+
+
+def _one(stage: str, what: str) -> Callable[..., int]:
+    def command(
+        config: ConfigPath, workers: int = 0, engine: EngineName = "local", address: str | None = None
+    ) -> int:
+        from longshot.data.pipeline import read_config
+
+        return _run(read_config(config), [stage], workers, engine, address)
+
+    command.__doc__ = what
+    return command
+
+
+def captions(
+    config: ConfigPath,
+    import_: Annotated[Path | None, arg(name="import")] = None,
+    api_key_from: str = "OPENAI_API_KEY",
+) -> int:
+    """Have scenes described by any OpenAI-compatible endpoint, or take captions made elsewhere.
+
+    Args:
+        import_: a file of captions, instead of asking.
+        api_key_from: the environment variable that holds the endpoint's key.
+    """
+    from dataclasses import replace
+
+    from longshot.data.pipeline import read_config, settings_class
+
+    read = read_config(config)
+    if import_ is not None:
+        section = read.settings.get("captions") or settings_class("captions")()
+        settings = {**read.settings, "captions": section.model_copy(update={"file": str(import_.resolve())})}
+        read = replace(read, settings=settings)
+    return _run(read, ["captions"], 1, "local", None, api_key_from)
+
+
+def look(config: ConfigPath, per_page: int = 60) -> int:
+    """Write a static page of what the stages made: scenes as strips of shots, scores, reasons, captions, histograms.
+
+    Args:
+        per_page: scenes on a page.
+    """
+    from longshot.data.look import write_pages
+    from longshot.data.pipeline import read_config
+
+    if per_page < 1:
+        raise UserError(f"--per-page {per_page}: use 1 or more")
+    print(write_pages(read_config(config), per_page))
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "run": run,
+    "probe": _one("probe", "Find out which files are films that can be read, and what they hold."),
+    "shots": _one("shots", "Cut films into takes and measure them."),
+    "scenes": _one("scenes", "Group shots of one place into scenes, and split long takes at their events."),
+    "filter": _one("filter", "Score scenes and mark what a model shouldn't learn from, with reasons."),
+    "captions": captions,
+    "latents": _one("latents", "Encode captioned scenes for a base."),
+    "shards": _one("shards", "Pack encoded scenes into tars that a training job streams."),
+    "look": look,
+}
+
+
+def _run(
+    config: "Config",
+    stages: list[str],
+    workers: int,
+    engine: EngineName,
+    address: str | None,
+    key_variable: str = "OPENAI_API_KEY",
+) -> int:
+    from dataclasses import replace
+
+    from longshot.data.pipeline import run as run_stages
+
+    if not 0 <= workers <= 1000:
+        raise UserError(
+            f"--workers {workers}: use a whole number from 1 on, or 0 for one for every two cores"
+        )
+    count = workers or max(1, (os.cpu_count() or 1) // 2)
+    if engine == "ray":
+        from longshot.data.ray_engine import RayEngine
+
+        runner = RayEngine(max(1, count), address)
+    else:
+        from longshot.data.engine import LocalEngine
+
+        if address is not None:
+            raise UserError("--address is of a Ray cluster; give --engine ray too")
+        runner = LocalEngine(count)
+    if key := os.environ.get(key_variable):
+        config = replace(config, secrets={**config.secrets, "captions": {"api_key": key}})
+    with _Display() as display:
+        reports = run_stages(config, runner, stages, display.tell, display.say)
+    for report in reports:
+        print(summary(report))
+        for failure in report.failures:
+            print(f"  set aside by {report.stage}: {failure.error}")
+        for note in report.notes:
+            print(f"  {report.stage}: {note}")
+    print(config.place.out / "report.json")
+    return 0
+
+
+class _Display:
+    """One line a stage while it runs, in a terminal; one when it is done, anywhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = Console(soft_wrap=True, highlight=False, markup=False)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeElapsedColumn(),
+        )
+        self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+
+    def __enter__(self) -> "_Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(line)
+
+    def tell(self, stage: str) -> "Callable[[StageReport, int], None]":
+        task = self.progress.add_task(stage, total=None, told="")
+
+        def on_unit(report: "StageReport", done: int) -> None:
+            told = f"{done} done" + (f", {len(report.failures)} set aside" if report.failures else "")
+            self.progress.update(task, completed=done, told=told)
+
+        return on_unit
+
+
+def summary(report: "StageReport") -> str:
+    """Return one line on what a stage did."""
+    parts = [f"{report.units} in", f"{report.rows} out"]
+    if report.kept != report.rows:
+        parts.append(f"{report.kept} kept")
+    if report.reused:
+        parts.append(f"{report.reused} as they were")
+    if report.failures:
+        parts.append(f"{len(report.failures)} set aside")
+    return f"{report.stage}: {', '.join(parts)}, {report.seconds:.1f} s"
