@@ -433,31 +433,44 @@ def bases() -> int:
 
 
 def train(
-    world: Annotated[Positional[Literal["puppets"]], arg(metavar="WORLD")],
+    world: Annotated[Positional[Literal["puppets", "shards"]], arg(metavar="WORLD")],
     out: Path,
     stage: Literal["all", "single", "lct", "causal"] = "all",
     steps: int | None = None,
     init: Path | None = None,
+    data: Path | None = None,
+    budget: int = 20_000,
+    packs: int = 1,
     workers: int = 1,
     device: str = "cpu",
     checkpoint_seconds: float = 180,
 ) -> int:
-    """Train the tiny base: single shots, then Long Context Tuning, then the context-causal fine-tune. A stopped run goes on.
+    """Train a native base: single shots, then Long Context Tuning, then the context-causal fine-tune. A stopped run goes on.
 
     On several processes: torchrun --nproc-per-node 2 -m longshot train puppets --out DIR
 
     Args:
-        world: what to train on.
+        world: puppets, drawn on the way; or shards, scenes that `longshot data` made.
         out: the run's folder, with one folder a stage in it.
         stage: one stage, or all of them in order.
         steps: of this stage, instead of the recipe's.
         init: weights that the first of these stages starts from; the others start from the stage before them.
-        workers: processes that draw scenes ahead.
+        data: the folder of the shards.
+        budget: of shards, the most tokens a pack of scenes has.
+        packs: of shards, packs a step; processes must share them evenly.
+        workers: processes that make scenes ready ahead.
         checkpoint_seconds: how often the state is saved.
     """
-    from longshot.train.stages import train_puppets
+    from longshot.train.stages import train_puppets, train_shards
 
-    train_puppets(out, stage, steps, init, workers, device, checkpoint_seconds)
+    if (world == "shards") != (data is not None):
+        raise UserError(
+            "--data: say where the shards lie" if data is None else "--data is for `longshot train shards`"
+        )
+    if data is None:
+        train_puppets(out, stage, steps, init, workers, device, checkpoint_seconds)
+    else:
+        train_shards(out, data, stage, steps, init, budget, packs, workers, device, checkpoint_seconds)
     return 0
 
 

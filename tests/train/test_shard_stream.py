@@ -11,6 +11,7 @@ import torch
 from small_run import stage, tiny_base
 from torch.nn.functional import mse_loss
 
+from commands import done, refused
 from longshot.data.latents import base_facts, text_features
 from longshot.data.shards import Sample, ShardDataset, write_shards
 from longshot.errors import UserError
@@ -192,6 +193,30 @@ def test_the_stages_of_lct_run_on_shards(folder, tmp_path, weights):
     assert (tmp_path / "lct" / "weights.safetensors").is_file()
     saved = json.loads((tmp_path / "lct" / "config.json").read_text())
     assert saved["stream"]["single"] == STAGES["lct"]().stream.single and saved["attributes"] == 0
+
+
+def test_the_command_trains_from_shards_and_says_what_is_missing(folder, tmp_path, weights):
+    train = [
+        "train",
+        "shards",
+        "--out",
+        tmp_path,
+        "--stage",
+        "causal",
+        "--init",
+        weights,
+        "--workers",
+        0,
+        "--steps",
+        1,
+    ]
+    done(*train, "--data", folder, "--budget", 600)
+    assert (tmp_path / "causal" / "weights.safetensors").is_file()
+    assert refused(*train) == "--data: say where the shards lie"
+    assert (
+        "more than the 50 of a pack; use a budget of "
+        in refused(*train, "--data", folder, "--budget", 50)
+    )
 
 
 def test_a_stage_keeps_its_mix_on_shards(folder):
