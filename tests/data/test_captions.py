@@ -255,7 +255,7 @@ def test_what_is_done_is_kept_and_other_questions_are_asked(place, rows, book):
 def test_the_cost_is_told_before_and_after(place, rows, book):
     priced = stage(place, book, price_in=2.0, price_out=10.0, image_tokens=100, concurrency=1)
     [before] = priced.foresee(rows)
-    assert before.startswith("4 scenes with 8 shots to ask little about: 24 pictures, about ")
+    assert before.startswith(f"4 scenes with 8 shots to ask little at {book.url} about: 24 pictures, about ")
     assert "tokens in and 1.1k out, about $0.0" in before
     book.acts = [fails(500), says("no")]
     run(priced, rows)
@@ -328,6 +328,7 @@ def test_a_caption_that_changed_in_the_file_is_read_again_and_no_other(place, ro
     run(stage(place, file=str(file)), rows)
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[:3], lines[3].replace("stands", "dances")]))
+    file = file.rename(tmp_path / "moved.jsonl")
     report, scenes = run(stage(place, file=str(file)), rows)
     assert report.reused == 3 and scenes[3].caption.prompts[1] == "Character 1 dances."
 

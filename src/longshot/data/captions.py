@@ -44,7 +44,7 @@ class CaptionSettings(Settings):
     """address of an OpenAI-compatible server, up to and with /v1"""
     model: str = ""
     """as the server calls it; may stay empty when all captions come from `file`"""
-    file: str = ""
+    file: str = Field(default="", exclude=True)  # no part of a result's address: what it holds of a scene is
     """captions made elsewhere, JSON lines; scenes that it lacks are asked for when there is a model"""
     frames: int = Field(default=3, ge=1, le=32)
     """pictures sent of each shot"""
@@ -74,6 +74,9 @@ class CaptionSettings(Settings):
     """what a picture counts, for the estimate; one token for 750 pixels when not given"""
     max_cost: float | None = Field(default=None, gt=0)
     """dollars; a run whose estimate is higher doesn't start"""
+
+    def resolved(self, folder: Path) -> "CaptionSettings":
+        return self.model_copy(update={"file": str(folder / self.file)}) if self.file else self
 
 
 class CaptionedScene(SceneRow):
@@ -252,7 +255,8 @@ class Captions(Stage):
             return []
         cost = self._cost(tokens_in, tokens_out)
         pictures = shots * self.settings.frames
-        about = f"{scenes} scenes with {shots} shots to ask {self.settings.model} about: {pictures} pictures, about "
+        asked = f"{self.settings.model} at {self.settings.endpoint}"
+        about = f"{scenes} scenes with {shots} shots to ask {asked} about: {pictures} pictures, about "
         about += f"{_short(tokens_in)} tokens in and {_short(tokens_out)} out{_dollars(cost, 'about ')}"
         limit = self.settings.max_cost
         if limit is not None and cost is None:

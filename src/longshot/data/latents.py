@@ -39,6 +39,10 @@ class LatentSettings(Settings):
     max_frames: int | None = Field(default=None, ge=1)
     """of a clip, when fewer than the base holds"""
 
+    def resolved(self, folder: Path) -> "LatentSettings":
+        is_file = self.base.endswith(".safetensors")
+        return self.model_copy(update={"base": str(folder / self.base)}) if is_file else self
+
 
 class Group(Record):
     """Tokens of a text and of the video beside it; a scene's first group is its global prompt's, empty where it has none."""

