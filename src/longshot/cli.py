@@ -52,6 +52,18 @@ class Options:
     window: int | None = None
     """the most shots that see each other, the one being made included"""
     device: str = "cpu"
+    lora: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """a LoRA of the base, as FILE or FILE:WEIGHT, or owner/repository/file.safetensors on the hub; again for another"""
+    cache_dtype: Literal["own", "fp32", "bf16", "fp8"] = "own"
+    """how the KV cache is kept: as the network computes it, or narrower, which moves later shots a little"""
+    cache_device: str | None = None
+    """where the KV cache is kept; cpu saves memory on a GPU and costs time"""
+    weight_dtype: Literal["own", "fp8"] = "own"
+    """of a pretrained base: fp8 takes half the memory of bf16 and moves pictures a little"""
+    offload: Literal["none", "group"] = "none"
+    """of a pretrained base: group keeps weights on the CPU and brings a block at a time"""
+    tile_vae: bool = False
+    """of a pretrained base: make pixels in tiles"""
     seed: int | None = None
     """instead of the scene's own"""
     scale: int | None = None
@@ -75,6 +87,7 @@ class Options:
             guidance=spec.guidance if self.guidance is None else self.guidance,
             solver=self.solver,
             reuse_steps=reuse_steps,
+            cache_dtype=self.cache_dtype,
         )
 
     def open(self, causal: bool) -> "Base":
@@ -83,13 +96,20 @@ class Options:
         import torch
 
         from longshot.bases import load_base
+        from longshot.bases.economy import Economy, economise
 
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError, NotImplementedError):
-            raise UserError(f"--device {self.device}: there is none here; use cpu") from None
+        for option, device in (("--device", self.device), ("--cache-device", self.cache_device or "cpu")):
+            try:
+                torch.empty(0, device=device)
+            except (RuntimeError, AssertionError, NotImplementedError):
+                raise UserError(f"{option} {device}: there is none here; use cpu") from None
         dtype = torch.float32 if self.device.startswith("cpu") else torch.bfloat16  # of pretrained bases
-        base = load_base(self.base, "causal" if causal else "bidirectional", dtype).to(self.device)
+        base = load_base(self.base, "causal" if causal else "bidirectional", dtype)
+        if self.lora:
+            from longshot.bases.lora import load_adapters
+
+            load_adapters(base, self.lora)
+        economise(base, Economy(self.weight_dtype, self.offload, self.tile_vae), self.device)
         base.spec = replace(base.spec, size=self.frame_size(base.spec))
         return base
 
@@ -730,7 +750,7 @@ def _make(
         names=names_for(story.numbers),
         numbers=tuple(story.numbers),
         mode=mode,
-        facts={"title": title, "mode": mode, **_facts(scene, findings)},
+        facts={"title": title, "mode": mode, "loras": list(options.lora), **_facts(scene, findings)},
         scale=options.scale or base.spec.display_scale,
         save_context=save_context,
     )
@@ -759,7 +779,7 @@ def _remake(
         names=(*reel.names, *names_for(numbers)[len(reel.names) :]),
         numbers=tuple(numbers),
         mode=mode,
-        facts=facts | _facts(scene, findings),
+        facts=facts | {"loras": list(options.lora)} | _facts(scene, findings),
         scale=options.scale or reel.scale or base.spec.display_scale,
         save_context=contexts is not None,
     )
@@ -788,6 +808,7 @@ def _run(
             out,
             base.fingerprint(),
             device=options.device,
+            cache_device=options.cache_device,
             contexts=contexts,
             on_step=progress.step,
             on_shot=progress.shot,

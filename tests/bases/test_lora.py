@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from commands import QUICK, done, quick_base, refused, scene_of, write_scene
 from core_fixtures import SMALL, few, fill, inputs, small_base
 from longshot.bases.lora import (
     METADATA,
@@ -135,6 +136,39 @@ def test_peft_settings_beside_a_file_give_the_scale_of_each_module(base, tmp_pat
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     changes = read_adapter(tmp_path).changes
     assert changes[HEAD].scale == 8 / 4**0.5 and changes[QKV].scale == 2 / 4**0.5
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+def test_a_film_is_made_with_loras_and_says_which(tmp_path):
+    base = quick_base()
+    base.save(tmp_path / "weights.safetensors", torch.float32)
+    scene = write_scene(tmp_path / "scene.yaml", scene_of(1))
+    for name, seed in (("one", 1), ("two", 2)):
+        write_peft(tmp_path / f"{name}.safetensors", base.network, [QKV, HEAD], seed=seed)
+    loras = [f"{tmp_path / 'one.safetensors'}:0.5", str(tmp_path / "two.safetensors")]
+
+    def film(name: str, *more: str) -> tuple[torch.Tensor, dict]:
+        out = tmp_path / name
+        done("sample", scene, "--out", out, "--base", tmp_path / "weights.safetensors", *QUICK, *more)
+        z = load_file(out / "latents/shot_01.safetensors")["z"]
+        return z, json.loads((out / "manifest.json").read_text())
+
+    plain, manifest = film("plain")
+    assert manifest["loras"] == []
+    made, manifest = film("made", "--lora", loras[0], "--lora", loras[1], "--cache-dtype", "fp8")
+    assert manifest["loras"] == loras
+    apply(base.network, [parse(text) for text in loras], "by hand")
+    base.save(tmp_path / "weights.safetensors", torch.float32)
+    by_hand, _ = film("by_hand")
+    assert torch.equal(made, by_hand) and not torch.allclose(made, plain, atol=1e-3)
+    wide = quick_base(width=48).network
+    write_peft(tmp_path / "wide.safetensors", wide, [HEAD])
+    more = ["--out", tmp_path / "x", "--base", tmp_path / "weights.safetensors"]
+    line = refused("sample", scene, *more, "--lora", tmp_path / "wide.safetensors")
+    assert (
+        "wide.safetensors: is a LoRA of another base: its head is" in line and not (tmp_path / "x").exists()
+    )
+    assert "are for pretrained bases" in refused("sample", scene, *more, "--offload", "group")
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from longshot.bases.wan_names import wan_name
 from longshot.document import read_text
 from longshot.errors import UserError
 from longshot.tensors import save_tensors
@@ -267,36 +268,6 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape))
 
 
-# What Wan's own code calls a module, and what diffusers calls it.
-_WAN = [
-    (r"text_embedding\.0", r"condition_embedder.text_embedder.linear_1"),
-    (r"text_embedding\.2", r"condition_embedder.text_embedder.linear_2"),
-    (r"time_embedding\.0", r"condition_embedder.time_embedder.linear_1"),
-    (r"time_embedding\.2", r"condition_embedder.time_embedder.linear_2"),
-    (r"time_projection\.1", r"condition_embedder.time_proj"),
-    (r"head\.modulation", r"scale_shift_table"),
-    (r"head\.head", r"proj_out"),
-    (r"(blocks\.\d+)\.modulation", r"\1.scale_shift_table"),
-    (r"(blocks\.\d+)\.norm3", r"\1.norm2"),
-    (r"(blocks\.\d+)\.ffn\.0", r"\1.ffn.net.0.proj"),
-    (r"(blocks\.\d+)\.ffn\.2", r"\1.ffn.net.2"),
-    (r"(blocks\.\d+)\.self_attn\.([qkv])", r"\1.attn1.to_\2"),
-    (r"(blocks\.\d+)\.cross_attn\.([qkv])", r"\1.attn2.to_\2"),
-    (r"(blocks\.\d+)\.self_attn\.o", r"\1.attn1.to_out.0"),
-    (r"(blocks\.\d+)\.cross_attn\.o", r"\1.attn2.to_out.0"),
-    (r"(blocks\.\d+)\.self_attn\.(norm_[qk])", r"\1.attn1.\2"),
-    (r"(blocks\.\d+)\.cross_attn\.(norm_[qk])", r"\1.attn2.\2"),
-]
-
-
-def wan_name(name: str) -> str:
-    """A module (or bare parameter) of Wan's own code by diffusers' name; any other name as it is."""
-    for own, theirs in _WAN:
-        if found := re.fullmatch(own, name):
-            return found.expand(theirs)
-    return name
-
-
 # -- making and writing -------------------------------------------------------------------------------------------------
 @torch.no_grad()
 def difference(name: str, before: nn.Module, after: nn.Module, rank: int) -> Adapter:
@@ -339,3 +310,8 @@ def save_adapter(path: Path, adapter: Adapter, dtype: torch.dtype = torch.bfloat
 def apply(network: nn.Module, orders: Sequence[tuple[str, float]], base: str) -> dict[str, Tensor]:
     """Reads adapters, merges them into a network, and returns what `restore` needs. orders: places and weights."""
     return merge(network, [(read_adapter(place), weight) for place, weight in orders], base)
+
+
+def load_adapters(base: Any, texts: Sequence[str]) -> None:
+    """Merges LoRAs, each told as `FILE` or `FILE:WEIGHT`, into a base that was just loaded."""
+    apply(base.network, [parse(text) for text in texts], base.spec.name)

@@ -152,9 +152,8 @@ class SceneAttention:
         if scene.keep is not None:
             scene.keep.append((k, v))
         if scene.past.memories:
-            keys, values = scene.past.layer(layer)
-            k = join_past(k, [keys.to(k.dtype)], [len(k)])
-            v = join_past(v, [values.to(v.dtype)], [len(v)])
+            keys, values = scene.past.layer(layer, k)
+            k, v = join_past(k, [keys], [len(k)]), join_past(v, [values], [len(v)])
         q, k = self.turn(q, call.queries), self.turn(k, call.keys)
         out = attend(q, k, v, scene.layout, scene.visibility, self.kernel)
         if call.place is None:
