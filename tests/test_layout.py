@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core_fixtures import layouts, many, quiet, scene_groups, visibilities
-from longshot.layout import GLOBAL, PADDING, Group, Layout, global_group, positions_of_group
+from longshot.layout import GLOBAL, PADDING, Group, Layout, global_group, positions_of_group, timeline
 
 pytestmark = quiet
 ROPES = st.sampled_from(["interleaved", "anchor"])
@@ -30,6 +30,36 @@ def test_anchored_positions_of_a_small_scene_are_those_worked_out_by_hand():
     video_1 = [(1, 1, 1), (1, 1, 2), (1, 1, 3), (2, 1, 1), (2, 1, 2), (2, 1, 3)]
     expected = [(0, 0, 0)] * 3 + [(1, 1, 1)] * 2 + video_1 + [(4, 4, 4)] * 2
     assert [tuple(p) for p in layout.queries.position.tolist()] == expected
+
+
+def test_a_timeline_of_chunks_and_cuts_is_the_one_worked_out_by_hand():
+    # Chunks of two latent frames; shot 3 begins with a cut, a jump of 8 (LongLive 2.0). Shot 2 has been left out of history.
+    groups = timeline([Group(i, 1, (2, 1, 2)) for i in (1, 2, 3, 4)], cuts={3}, jump=8)
+    assert [g.at for g in groups] == [0, 2, 12, 14]
+    layout = Layout.single(groups[0], *groups[2:], past=1, rope="timeline")
+    first = [(0, 0, 0), (0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1)]
+    third = [(12, 0, 0), (12, 0, 0), (12, 0, 1), (13, 0, 0), (13, 0, 1)]
+    fourth = [(14, 0, 0), (14, 0, 0), (14, 0, 1), (15, 0, 0), (15, 0, 1)]
+    assert [tuple(p) for p in layout.keys.position.tolist()] == [*first, *third, *fourth]
+    assert [tuple(p) for p in layout.queries.position.tolist()] == [*third, *fourth]
+
+
+@many
+@given(scene_groups(max_shots=5), st.sets(st.integers(1, 10)), st.integers(0, 9))
+def test_a_timeline_equals_frame_numbers_counted_one_by_one(groups, cuts, jump):
+    placed = timeline(groups, cuts, jump)
+    expected, clock = [], 0
+    for g in groups:
+        if g.shot in cuts:
+            clock += jump
+        expected += [(clock, 0, 0)] * g.text
+        for t in range(g.grid[0]):
+            expected += [(clock + t, y, x) for y in range(g.grid[1]) for x in range(g.grid[2])]
+        clock += g.grid[0]
+    positions = Layout.single(*placed, rope="timeline").queries.position.tolist()
+    assert [tuple(p) for p in positions] == expected
+    if not jump:  # then a group that says nothing of its place lies there too
+        assert Layout.single(*groups, rope="timeline").queries.position.tolist() == positions
 
 
 @many

@@ -8,6 +8,7 @@ Token order: scene by scene, group by group, and in a group its text tokens, the
 (LCT sec. 3.2: `[text 0][dummy video] [text 1][video 1] ... [text N][video N]`).
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Int
 GLOBAL = 0  # the shot id of the group that holds the global prompt
 PADDING = -1  # the shot id of padding tokens
 
-RopeMode = Literal["interleaved", "anchor"]
+RopeMode = Literal["interleaved", "anchor", "timeline"]
 Visibility = Literal["scene", "causal", "shot"]
 VISIBILITIES: tuple[Visibility, ...] = ("scene", "causal", "shot")
 
@@ -28,12 +29,14 @@ class Group:
     """One text-video pair of a scene: a shot, or the global prompt with its dummy video.
 
     shot: the id that visibility compares: 0 for the global prompt, 1, 2, ... for the shots of a story.
-    text: number of text tokens T_i. grid: video tokens along (time, height, width).
+    text: number of text tokens T_i. grid: video tokens along (time, height, width). at: where on the timeline it begins, for
+    the rope mode of that name; None is right after the group before it.
     """
 
     shot: int
     text: int
     grid: tuple[int, int, int]
+    at: int | None = None
 
     def __post_init__(self):
         if self.shot < 0 or self.text < 0 or len(self.grid) != 3 or min(self.grid) < 0:
@@ -62,12 +65,31 @@ def positions_of_group(group: Group, offset: int, rope: RopeMode) -> tuple[Int[n
     next group starts one past the largest coordinate used (the M-RoPE rule).
     anchor: all text lies at the offset, video starts there too, and the next group starts max(T, H, W) later. It spends few
     positions, and a single shot keeps its own coordinates at any offset: the mode to start pretrained bases with.
+    timeline: the groups share one timeline and one frame: a video token lies at (at + t, h, w), text at (at, 0, 0), where `at`
+    is the group's own, or the offset. A cut may then be a jump in time (LongLive 2.0: 8 a cut, see `timeline`), and chosen
+    history stays where it was.
     """
+    if rope == "timeline":
+        start = offset if group.at is None else group.at
+        origin = np.array([start, 0, 0])
+        video = origin + np.indices(group.grid).reshape(3, -1).T
+        text = origin[None].repeat(group.text, axis=0)
+        return np.concatenate([text, video]).astype(np.int64), start + max(group.grid[0], 1)
     text_step = 1 if rope == "interleaved" else 0
     text = offset + text_step * np.arange(group.text)[:, None].repeat(3, axis=1)
     origin = offset + text_step * group.text
     video = origin + np.indices(group.grid).reshape(3, -1).T
     return np.concatenate([text, video]).astype(np.int64), origin + max(max(group.grid), 1 - text_step)
+
+
+def timeline(groups: Sequence[Group], cuts: Collection[int], jump: int) -> tuple[Group, ...]:
+    """The groups with their places: one after the other in time, with a jump before each whose shot id is in `cuts`."""
+    placed, at = [], 0
+    for group in groups:
+        at += jump if group.shot in cuts else 0
+        placed.append(replace(group, at=at))
+        at += max(group.grid[0], 1)
+    return tuple(placed)
 
 
 @dataclass(frozen=True)
@@ -139,8 +161,7 @@ class Layout:
         if self.pad:
             raise ValueError("padding belongs to no scene")
         return [
-            Layout((groups,), (past,), self.rope)
-            for groups, past in zip(self.scenes, self.past, strict=True)
+            Layout((groups,), (past,), self.rope) for groups, past in zip(self.scenes, self.past, strict=True)
         ]
 
     # -- groups ---------------------------------------------------------------------------------------------------------

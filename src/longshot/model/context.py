@@ -134,7 +134,8 @@ class Context:
         tensors, meta = {}, {"format": FORMAT}
         for m in self.memories:
             g = m.group
-            meta[str(g.shot)] = " ".join(map(repr, (g.text, *g.grid, m.sigma)))
+            place = () if g.at is None else (g.at,)
+            meta[str(g.shot)] = " ".join(map(repr, (g.text, *g.grid, m.sigma, *place)))
             tensors |= {f"{g.shot}.keys": m.keys.contiguous(), f"{g.shot}.values": m.values.contiguous()}
             tensors |= {} if m.scales is None else {f"{g.shot}.scales": m.scales.contiguous()}
         save_tensors(path, tensors, meta)
@@ -158,8 +159,9 @@ class Context:
 
 
 def _memory(file, shot: int, line: str) -> Memory:
-    text, t, h, w, sigma = line.split()
-    group = Group(shot, int(text), (int(t), int(h), int(w)))
+    text, t, h, w, sigma, *place = line.split()
+    at = int(place[0]) if place else None
+    group = Group(shot, int(text), (int(t), int(h), int(w)), at)
     # Copied: a tensor from safetensors is a window on the file, and a file cut short under it would kill the process.
     keys, values = (file.get_tensor(f"{shot}.{name}").clone() for name in ("keys", "values"))
     if keys.ndim != 4 or keys.shape[1] != group.tokens or values.shape != keys.shape:
