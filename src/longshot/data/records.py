@@ -130,6 +130,8 @@ class ShotRow(Span):
     strips: tuple[str, ...] = ()
     """pictures with samples side by side, tile_width pixels each; relative to the folder of the run"""
     tile_width: int = 0
+    tiles: int = 0
+    """pictures in all the strips together"""
     first_tile: int = 0
     """samples in the strips before the first of this shot, where it is a part of a take"""
     samples: tuple[Sample, ...] = ()

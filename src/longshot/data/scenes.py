@@ -6,7 +6,7 @@ from itertools import groupby, pairwise
 from math import ceil
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 from pydantic import Field
 
 from longshot.data.encoders import LINKED, EncoderName, Vectors, encoder
@@ -150,7 +150,9 @@ class Scenes(Stage):
         )
 
 
-def likenesses(vectors: Sequence[Vectors], reach: int) -> Float[np.ndarray, "shots shots"]:
+def likenesses(
+    vectors: Sequence[Float32[np.ndarray, "_ width"]], reach: int
+) -> Float[np.ndarray, "shots shots"]:
     """Return how alike shots are, -1 to 1, for pairs at most `reach` apart (the later in columns); -1 elsewhere.
 
     Two shots are as alike as their most similar pictures: the camera may show the place only for a moment.

@@ -207,6 +207,7 @@ class _Shot:
             crop=picture_inside(list(self.borders), film.width, film.height),
             strips=tuple(self.strips),
             tile_width=self.first.picture.shape[1],
+            tiles=len(self.samples),
             samples=tuple(self.samples),
         )
 
