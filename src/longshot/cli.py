@@ -113,6 +113,17 @@ class Options:
         base.spec = replace(base.spec, size=self.frame_size(base.spec))
         return base
 
+    def check_room(self, scene: "Scene", mode: str, folder: Path) -> None:
+        """UserError, before anything is loaded, for more shots than a pretrained base has memory for here."""
+        from longshot.bases import is_native, load_spec
+
+        if is_native(self.base):
+            return
+        from longshot.sample.forecast import check_room
+
+        size = None if self.size is None else self.frame_size(load_spec(self.base))
+        check_room(scene, self.base, mode, folder, size=size, window=self.window, device=self.device)
+
     def frame_size(self, spec: "Spec") -> tuple[int, int]:
         """(width, height) of the frames to make. Raises UserError for a size that the base can't make."""
         if self.size is None:
@@ -223,6 +234,7 @@ def sample(
     for name, asked in (("--reuse-steps", reuse_steps), ("--save-context", save_context)):
         if asked and chosen != "causal":
             raise UserError(f"{name} is about the KV cache, which {chosen} hasn't; give --mode causal")
+    options.check_room(story_file, chosen, scene.parent)
     base = options.open(causal=chosen == "causal")
     findings = _check(scene, base)
     story = tell(story_file, base, scene.parent, files, options.seed)
@@ -423,31 +435,58 @@ def extend(
 
 
 # -- numbers ------------------------------------------------------------------------------------------------------------
-def plan(scene: ScenePath, base: str = "tiny", mode: Mode = "auto") -> int:
+def plan(scene: ScenePath, base: str = "tiny", mode: Mode = "auto", size: str | None = None) -> int:
     """Say what a scene costs before anything is made: tokens, parameters, FLOPs, memory, cache, predicted time.
 
     Args:
-        base: tiny, native-3b, or a weights file.
+        base: tiny, native-3b, a weights file, a name that `longshot bases` lists, a diffusers folder, or owner/repository; of
+            pretrained bases only the configs are read.
         mode: as in `longshot sample`.
+        size: pixels of a frame, as WIDTHxHEIGHT; the base's own size if not given.
     """
+    import torch
+
+    from longshot.bases import is_native, load_spec
+    from longshot.bases.native import PRESETS
     from longshot.sample.forecast import forecast_scene, lines
     from longshot.scene import load_scene
 
-    print("\n".join(lines(forecast_scene(load_scene(scene), base, mode, scene.parent))))
+    here = "cuda" if torch.cuda.is_available() and not (base in PRESETS or is_native(base)) else "cpu"
+    frame = Options(size=size).frame_size(load_spec(base)) if size else None
+    forecast = forecast_scene(load_scene(scene), base, mode, scene.parent, size=frame, device=here)
+    print("\n".join(lines(forecast)))
     return 0
 
 
 def bases() -> int:
-    """List the bases and what each can do."""
+    """List the bases: size, licence, memory a shot, and what each can do."""
+    from longshot.bases import REPOSITORIES
     from longshot.bases.native import PRESETS
+    from longshot.bases.shape import known_shapes
+    from longshot.layout import Group
+
+    def facts(spec: "Spec", end: str) -> str:
+        width, height = spec.size
+        return (
+            f"{spec.name}: {width}x{height} at {spec.fps} fps, shots of {spec.stride[0]}n+{spec.frame_offset} frames up to "
+            f"{spec.max_frames}, {spec.max_shots} shots a window; {spec.licence}; {end}"
+        )
 
     for make in PRESETS.values():
         spec = make().spec
-        shipped = "ships with longshot" if spec.name == "tiny" else "a preset to train: no weights ship"
-        width, height = spec.size
         print(
-            f"{spec.name}: {width}x{height} at {spec.fps} fps, shots of {spec.stride[0]}n+{spec.frame_offset} frames up to "
-            f"{spec.max_frames}, {spec.max_shots} shots a window; {spec.licence}; {shipped}"
+            facts(
+                spec, "ships with longshot" if spec.name == "tiny" else "a preset to train: no weights ship"
+            )
+        )
+    for name, shape in known_shapes().items():
+        spec, gib = shape.spec, 2**30
+        group = Group(1, 0 if shape.cross else 256, spec.grid(spec.default_frames, *spec.size))
+        does = "all modes; trained on single shots, not yet on scenes"
+        print(facts(spec, f"huggingface.co/{REPOSITORIES[name]}"))
+        print(
+            f"    {shape.parameters / 1e9:.1f}B parameters, {shape.weight_bytes / gib:.0f} GiB in bf16 with text encoder and "
+            f"VAE; {group.tokens:,} tokens and {shape.shot_bytes(group) / gib:.1f} GiB of cache a shot; {does}"
         )
     return 0
 
@@ -591,10 +630,16 @@ def _list(heading: str, items: Sequence[str]) -> None:
 
 
 def _open_limits(base: str):
-    from longshot.bases import load_base
+    from longshot.bases import is_native, load_base
     from longshot.bases.native import PRESETS, limits_of
 
-    return limits_of(PRESETS[base]().spec) if base in PRESETS else load_base(base).limits()
+    if base in PRESETS:
+        return limits_of(PRESETS[base]().spec)
+    if is_native(base):
+        return load_base(base).limits()
+    from longshot.bases.shape import Blueprint, load_shape
+
+    return Blueprint(load_shape(base).spec).limits()  # tokens are estimated: no tokenizer is loaded
 
 
 def _unreadable(path: Path) -> str | None:

@@ -118,7 +118,7 @@ def test_the_config_of_a_weights_file_is_forecast_without_reading_its_weights(tm
 @pytest.mark.parametrize(
     ("base", "mode", "message"),
     [
-        ("huge", "auto", "no base 'huge': use tiny, native-3b, or a .safetensors file"),
+        ("huge", "auto", "no base 'huge': use tiny, or a .safetensors file"),
         ("tiny", "backwards", "no mode 'backwards': use auto, joint"),
         ("missing.safetensors", "auto", "missing.safetensors: not a readable safetensors file"),
     ],

@@ -49,7 +49,7 @@ def load_base(
     from longshot.bases.hub import need_diffusers, open_folder
 
     need_diffusers(name)
-    folder = open_folder(_place(name), name=name)
+    folder = open_folder(place_of(name), name=name)
     return _family(folder).load(folder, torch.float32 if dtype is None else dtype)
 
 
@@ -57,13 +57,17 @@ def load_spec(name: str) -> "Spec":
     """The facts of a base; of a pretrained one only its configs are read."""
     if is_native(name):
         return load_base(name).spec
+    from longshot.bases.shape import known_shapes
+
+    if name in (known := known_shapes()):
+        return known[name].spec
     from longshot.bases.hub import open_folder
 
-    folder = open_folder(_place(name), weights=False, name=name)
+    folder = open_folder(place_of(name), weights=False, name=name)
     return _family(folder).spec_of(folder)
 
 
-def _place(name: str) -> str:
+def place_of(name: str) -> str:
     short, at, revision = name.partition("@")
     return f"{REPOSITORIES[short]}{at}{revision}" if short in REPOSITORIES else name
 

@@ -86,6 +86,21 @@ class Spec:
 
 
 @runtime_checkable
+class Codec(Protocol):
+    """The part of a base that a scene is told with: its facts and its way from pixels to latents."""
+
+    spec: Spec
+
+    def limits(self) -> Limits:
+        """What `lint` needs to know to check a scene against this base."""
+        ...
+
+    def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "video channels"]:
+        """The clean latent of a clip. A single frame is an image: a clip of the shortest length that stands still."""
+        ...
+
+
+@runtime_checkable
 class Base(Protocol):
     """A single-shot model that longshot runs as a scene model. Latents are rows, see `layout.py`; `v` is eps - z_0."""
 

@@ -279,7 +279,7 @@ class _JointAttention:
         image_rotary_emb=None,
     ) -> tuple[Tensor, Tensor]:
         video: Tensor = hidden_states
-        text: Tensor = encoder_hidden_states
+        text: Any = encoder_hidden_states
 
         def heads(layer_v, layer_t, norm_v=None, norm_t=None) -> Tensor:
             v, t = layer_v(video).unflatten(2, (attn.heads, -1)), layer_t(text).unflatten(2, (attn.heads, -1))

@@ -4,12 +4,18 @@ A forecast walks through a `Plan` as `denoise` does, and adds up what each pass 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from longshot.bases import is_native
+from longshot.bases.base import Spec
 from longshot.bases.native import PRESETS, NativeBase, NativeConfig, read_config
+from longshot.bases.shape import Blueprint, Shape, load_shape
 from longshot.errors import UserError
-from longshot.layout import GLOBAL, Group, Layout, global_group
+from longshot.layout import GLOBAL, Group, Layout, Visibility, global_group
 from longshot.model.cost import (
     Machine,
     Work,
@@ -89,7 +95,7 @@ class ShotForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """All that `longshot plan` prints. weights: bytes in fp32, as the native base runs."""
+    """All that `longshot plan` prints. weights: bytes of all networks, text encoder and VAE of a pretrained base included."""
 
     base: str
     parameters: int
@@ -98,10 +104,8 @@ class Forecast:
     modes: tuple[ModeForecast, ...]
     sampling: Sampling
     machine: Machine | None
-
-    @property
-    def weights(self) -> int:
-        return 4 * self.parameters
+    weights: int = 0
+    itemsize: int = 4  # bytes of a number in the network, its keys and values
 
     @property
     def tokens(self) -> int:
@@ -109,15 +113,47 @@ class Forecast:
         return sum(s.tokens for s in self.shots) + (self.global_text + 1 if self.global_text else 0)
 
 
+# -- what a base costs ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class NativeCosts:
+    """The costs of a native base, which runs in fp32."""
+
+    config: NativeConfig
+
+    @property
+    def spec(self) -> Spec:
+        return self.config.spec
+
+    def forward_work(self, layout: Layout, visibility: Visibility) -> Work:
+        return forward_work(self.config.network, layout, visibility)
+
+    def text_work(self, lengths: Sequence[int]) -> Work:
+        return text_work(self.config.network, lengths)
+
+    def activation_bytes(self, layout: Layout) -> int:
+        return activation_bytes(self.config.network, layout, 4)
+
+    def kv_tokens(self, group: Group) -> int:
+        return group.tokens
+
+    def kv_bytes(self, tokens: int) -> int:
+        return kv_bytes(self.config.network, tokens, 4)
+
+
+Costs = NativeCosts | Shape
+
+
 # -- walking through a plan ---------------------------------------------------------------------------------------------
 class _Walk:
     """The passes that `denoise.Runner` makes, as layouts."""
 
-    def __init__(self, config: NativeConfig, plan: Plan, sampling: Sampling, count: Callable[[str], int]):
-        self.network, self.rope = config.network, config.spec.rope
+    def __init__(self, costs: Costs, plan: Plan, sampling: Sampling, count: Callable[[str], int]):
+        self.costs, spec = costs, costs.spec
+        self.rope = spec.rope
         self.plan, self.sampling = plan, sampling
-        worded = {s.shot: count(s.prompt) for s in plan.shots}
-        self.branches = [(count(plan.global_prompt) if plan.global_prompt else None, worded)]
+        worded = {s.shot: count(spec.wording(plan.global_prompt, s.prompt)) for s in plan.shots}
+        top = count(plan.global_prompt) if plan.global_prompt and spec.prompts == "group" else None
+        self.branches: list[tuple[int | None, dict[int, int]]] = [(top, worded)]
         if sampling.branches == 2:
             self.branches.append((None, dict.fromkeys(worded, count(""))))
         self.past: list[dict[int, Group]] = [{} for _ in self.branches]  # what each branch remembers
@@ -141,7 +177,7 @@ class _Walk:
         layout = self.layout(shots, seen)
         for held, groups, past in zip(self.past, layout.scenes, layout.past, strict=True):
             held |= {g.shot: g for g in groups[past:]}
-        return forward_work(self.network, layout, "causal")
+        return self.costs.forward_work(layout, "causal")
 
     def recall(self, todo: Round) -> Work:
         work = Work()
@@ -168,20 +204,20 @@ class _Walk:
                 layout = self.layout(sorted(todo.denoise), todo.given)
             else:
                 layout = self.layout(sorted((*todo.denoise, *todo.given)), None)
-            step = forward_work(self.network, layout, self.plan.visibility)
+            step = self.costs.forward_work(layout, self.plan.visibility)
             work += step * evaluations
             if cached and self.sampling.reuse_steps:
                 for held, groups, past in zip(self.past, layout.scenes, layout.past, strict=True):
                     held |= {g.shot: g for g in groups[past:]}
             elif cached:
                 work += self.remember(todo.denoise, todo.given)
-            tokens = sum(g.tokens for held in self.past for g in held.values())
+            tokens = sum(self.costs.kv_tokens(g) for held in self.past for g in held.values())
             yield RoundForecast(
                 todo.denoise,
                 step,
                 work,
-                activation_bytes(self.network, layout, 4),
-                kv_bytes(self.network, tokens, 4),
+                self.costs.activation_bytes(layout),
+                self.costs.kv_bytes(tokens),
             )
             work = Work()
 
@@ -189,14 +225,15 @@ class _Walk:
         """Every prompt is read once, and once no words at all."""
         top, texts = self.branches[0]
         empty = [next(iter(other.values())) for _, other in self.branches[1:]]
-        return text_work(self.network, [top or 0, *texts.values(), *empty])
+        return self.costs.text_work([top or 0, *texts.values(), *empty])
 
 
 def forecast_plan(
-    config: NativeConfig, plan: Plan, sampling: Sampling, count: Callable[[str], int]
+    base: NativeConfig | Costs, plan: Plan, sampling: Sampling, count: Callable[[str], int]
 ) -> tuple[RoundForecast, ...]:
     """What each round of a plan costs. count: tokens of a prompt."""
-    return tuple(_Walk(config, plan, sampling, count).rounds())
+    costs = NativeCosts(base) if isinstance(base, NativeConfig) else base
+    return tuple(_Walk(costs, plan, sampling, count).rounds())
 
 
 def forecast_scene(
@@ -205,26 +242,31 @@ def forecast_scene(
     mode: str = "auto",
     folder: Path = Path(),
     machine: Machine | None = None,
+    size: tuple[int, int] | None = None,
+    window: int | None = None,
+    device: str = "cpu",
 ) -> Forecast:
-    """What a scene costs on a base: a preset's name or a weights file, of which only the config is read.
+    """What a scene costs on a base: a preset's name, a weights file, or a pretrained base, of which only the config is read.
 
     mode: one of `MODES`, or auto for all. folder: where the scene's references lie. machine: what predicts time; None
-    measures this one. Raises UserError for an unknown base or mode.
+    measures this one. size, window: instead of the base's own. device: where a pretrained base runs, in fp32 on a CPU and in
+    bf16 elsewhere. Raises UserError for an unknown base or mode.
     """
-    config = _config(base)
     if mode not in (*MODES, "auto"):
         raise UserError(f"no mode {mode!r}: use auto, {', '.join(MODES)}")
-    spec, network = config.spec, config.network
-    made = NativeBase(config, blueprint(network))
-    count = made.table.count
+    costs, made, count, parameters, weights = _without_weights(base, 4 if device.startswith("cpu") else 2)
+    spec = costs.spec if size is None else replace(costs.spec, size=size)
+    made.spec = spec
     story = tell(scene, made, folder)
     sampling = Sampling(steps=spec.steps, shift=spec.shift, guidance=spec.guidance)
-    shots = tuple(_shot(s, config, count(s.prompt)) for s in story.shots)
+    words = {s.shot: count(spec.wording(story.global_prompt, s.prompt)) for s in story.shots}
+    shots = tuple(_shot(s, costs, words[s.shot]) for s in story.shots)
+    window = window or spec.max_shots
     modes = []
     for name in MODES if mode == "auto" else (mode,):
         try:
             if name == "joint":
-                plan = together(story.global_prompt, story.shots, window=spec.max_shots)
+                plan = together(story.global_prompt, story.shots, window=window)
             else:
                 causal = name == "causal"
                 plan = autoregressive(
@@ -232,24 +274,49 @@ def forecast_scene(
                     story.shots,
                     visibility="causal" if causal else "scene",
                     memory="cache" if causal else "recompute",
-                    window=spec.max_shots,
+                    window=window,
                 )
         except UserError as error:
             modes.append(ModeForecast(name, problem=str(error)))
         else:
-            modes.append(ModeForecast(name, forecast_plan(config, plan, sampling, count)))
+            modes.append(ModeForecast(name, forecast_plan(costs, plan, sampling, count)))
     if machine is None:
-        machine = measure_machine(
-            network.width, network.heads, min(s.tokens for s in shots) * sampling.branches
-        )
-    top = count(story.global_prompt) if story.global_prompt else 0
-    return Forecast(spec.name, count_parameters(network), shots, top, tuple(modes), sampling, machine)
+        width, heads = _width(costs)
+        tokens = min(s.tokens for s in shots) * sampling.branches
+        dtype = torch.bfloat16 if _itemsize(costs) == 2 else torch.float32
+        machine = measure_machine(width, heads, tokens, device, dtype)
+    top = count(story.global_prompt) if story.global_prompt and spec.prompts == "group" else 0
+    return Forecast(
+        spec.name, parameters, shots, top, tuple(modes), sampling, machine, weights, _itemsize(costs)
+    )
 
 
-def _shot(shot: PlannedShot, config: NativeConfig, text: int) -> ShotForecast:
-    group = Group(shot.shot, text, shot.grid)
-    kv = kv_bytes(config.network, group.tokens, 4)
-    frames = config.spec.frames(shot.grid)
+def _without_weights(base: str, itemsize: int) -> tuple[Costs, Any, Callable[[str], int], int, int]:
+    """(costs, what `tell` needs, tokens of a prompt, parameters of the network, bytes of all weights) of a base."""
+    if base in PRESETS or is_native(base):
+        config = _config(base)
+        native = NativeBase(config, blueprint(config.network))
+        parameters = count_parameters(config.network)
+        return NativeCosts(config), native, native.table.count, parameters, 4 * parameters
+    shape = replace(load_shape(base), itemsize=itemsize)
+    plain = Blueprint(shape.spec)
+    return shape, plain, plain.count, shape.parameters, shape.weight_bytes
+
+
+def _itemsize(costs: Costs) -> int:
+    return costs.itemsize if isinstance(costs, Shape) else 4
+
+
+def _width(costs: Costs) -> tuple[int, int]:
+    if isinstance(costs, Shape):
+        return costs.width, costs.heads
+    assert isinstance(costs, NativeCosts)
+    return costs.config.network.width, costs.config.network.heads
+
+
+def _shot(shot: PlannedShot, costs: Costs, text: int) -> ShotForecast:
+    kv = costs.kv_bytes(costs.kv_tokens(Group(shot.shot, text, shot.grid)))
+    frames = costs.spec.frames(shot.grid)
     return ShotForecast(shot.shot, shot.label, frames, shot.grid, text, kv, shot.given is not None)
 
 
@@ -263,13 +330,70 @@ def _config(base: str) -> NativeConfig:
     )
 
 
+# -- room -------------------------------------------------------------------------------------------------------------
+def free_bytes(device: str) -> int | None:
+    """Memory that can be had now; None where the system doesn't say."""
+    if not device.startswith("cpu"):
+        return torch.cuda.mem_get_info(torch.device(device))[0] if device.startswith("cuda") else None
+    try:
+        lines_ = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kib = next((line.split()[1] for line in lines_ if line.startswith("MemAvailable:")), None)
+    return None if kib is None else int(kib) * 1024
+
+
+def check_room(
+    scene: Scene,
+    base: str,
+    mode: str,
+    folder: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    window: int | None = None,
+    device: str = "cpu",
+    free: int | None = None,
+) -> None:
+    """UserError, before anything is loaded, where a scene needs more memory than there is; it says what would fit.
+
+    free: bytes; None asks the system.
+    """
+    free = free_bytes(device) if free is None else free
+    if free is None:
+        return
+    idle = Machine("none", 1, 1, 1, 1)
+
+    def needs(mode: str, window: int | None) -> int | None:
+        f = forecast_scene(scene, base, mode, folder, idle, size, window, device)
+        (made,) = f.modes
+        return None if made.problem else f.weights + made.working_bytes
+
+    need = needs(mode, window)
+    if need is None or need <= free:
+        return
+    f = forecast_scene(scene, base, "causal", folder, idle, size, 1, device)
+    smaller = (
+        (other, shots)
+        for shots in range(min(window or len(f.shots), len(f.shots)), 0, -1)
+        for other in ("causal", "bidirectional")
+        if (n := needs(other, shots)) is not None and n <= free
+    )
+    advice = next(
+        (f"use --mode {other} --window {shots}" for other, shots in smaller),
+        f"not even one shot fits ({_size(f.weights)} of it are weights): use a smaller --size, fewer frames or a smaller base",
+    )
+    raise UserError(
+        f"{len(f.shots)} shots and images, mode {mode}, need {_size(need)} on {f.base}; {_size(free)} are free: {advice}"
+    )
+
+
 # -- printing -----------------------------------------------------------------------------------------------------------
 def lines(forecast: Forecast) -> list[str]:
     """A forecast as plain lines."""
     f, machine = forecast, forecast.machine
     passes = "two passes in one, with and without words" if f.sampling.branches == 2 else "one pass"
     out = [
-        f"{f.base}: {f.parameters / 1e9:.3g}B parameters, {_size(f.weights)} in fp32, {_size(f.weights // 2)} in bf16",
+        f"{f.base}: {f.parameters / 1e9:.3g}B parameters, {_weights(f)}",
         f"scene: {len(f.shots)} shots and images, {f.tokens:,} tokens; {f.sampling.steps} steps, guidance "
         f"{f.sampling.guidance:g} ({passes}: FLOPs and cache below are for both)",
         "",
@@ -280,7 +404,7 @@ def lines(forecast: Forecast) -> list[str]:
     rows = [header]
     for s in f.shots:
         row = [s.label, str(s.frames), "x".join(map(str, s.grid)), str(s.text), f"{s.tokens:,}"]
-        row += [_size(s.kv), _size(s.kv // 2)]
+        row += [_size(s.kv * 4 // f.itemsize), _size(s.kv * 2 // f.itemsize)]
         rounds = [None if s.is_given else m.round_of(s.shot) for m in named]
         row += ["given" if r is None else _count(r.step.flops // len(r.shots)) for r in rounds]
         row += ["" if r is None else _count(r.total.flops // len(r.shots)) for r in rounds]
@@ -304,6 +428,12 @@ def lines(forecast: Forecast) -> list[str]:
     if machine:
         out += ["", f"measured just now on {machine}"]
     return out
+
+
+def _weights(f: Forecast) -> str:
+    if f.weights == 4 * f.parameters:
+        return f"{_size(f.weights)} in fp32, {_size(f.weights // 2)} in bf16"
+    return f"{_size(f.weights)} with text encoder and VAE, in {'bf16' if f.itemsize == 2 else 'fp32'}"
 
 
 def _columns(rows: list[list[str]]) -> list[str]:

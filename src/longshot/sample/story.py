@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from longshot.bases.base import Base, Spec
+from longshot.bases.base import Codec, Spec
 from longshot.errors import UserError
 from longshot.files import inside
 from longshot.lint import scene_frames
@@ -40,7 +40,7 @@ class Story:
 
 
 def tell(
-    scene: Scene, base: Base, folder: Path, given: Mapping[int, Path] | None = None, seed: int | None = None
+    scene: Scene, base: Codec, folder: Path, given: Mapping[int, Path] | None = None, seed: int | None = None
 ) -> Story:
     """Turns a scene into planned shots for a base.
 
@@ -61,7 +61,7 @@ def tell(
 
 
 class _Teller:
-    def __init__(self, scene: Scene, base: Base, folder: Path, seed: int):
+    def __init__(self, scene: Scene, base: Codec, folder: Path, seed: int):
         self.scene, self.base, self.folder, self.seed = scene, base, folder, seed
         self.shots: list[PlannedShot] = []
         self.numbers: list[int | None] = []

@@ -1,0 +1,291 @@
+"""What a pretrained base costs, from its config alone: nothing is downloaded, nothing is allocated.
+
+A `Shape` answers what `sample.forecast` asks of any base: parameters, FLOPs, activations, bytes of keys and values. Its
+formulas are held against torch's FLOP counter and its memory profiler on small networks (tests/bases/test_shape.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from longshot.bases.base import Spec
+from longshot.bases.hub import Folder, limits_of
+from longshot.errors import UserError
+from longshot.layout import GLOBAL, Group, Layout, Visibility
+from longshot.lint import Limits
+from longshot.model.cost import CALLS_A_BLOCK, Work, attended_pairs
+
+# Arrays [new tokens, width] alive at a block's peak, besides the MLP's hidden layer, which is there twice (before and after its
+# activation); and those of attention, without and with remembered tokens. Measured, see tests/bases/test_shape.py.
+CROSS_MLP, JOINT_MLP, ATTENTION, ATTENTION_WITH_PAST = 5.0, 4.0, 11.3, 6.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a pretrained base. cross: text is cross-attended, else it takes part in self-attention.
+
+    text_rows: text rows that every shot pays for, where the network pads to a fixed number. others: parameters of the text
+    encoders and of the VAE. itemsize: bytes of a weight and of an activation.
+    """
+
+    spec: Spec
+    cross: bool
+    layers: int
+    heads: int
+    head_dim: int
+    mlp: int
+    text_dim: int
+    text_rows: int
+    parameters: int
+    others: tuple[int, int]
+    itemsize: int = 2
+    refiner_layers: int = 0
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def weight_bytes(self) -> int:
+        """All networks at once. The VAE is kept in fp32."""
+        text, vae = self.others
+        return (self.parameters + text) * self.itemsize + vae * 4
+
+    def kv_tokens(self, group: Group) -> int:
+        """Tokens of a group whose keys and values are remembered."""
+        return group.video if self.cross else group.tokens
+
+    def kv_bytes(self, tokens: int) -> int:
+        return 2 * self.layers * tokens * self.width * self.itemsize
+
+    def shot_bytes(self, group: Group) -> int:
+        """Keys and values of one shot, one branch of guidance."""
+        return self.kv_bytes(self.kv_tokens(group))
+
+    def _scenes(self, layout: Layout) -> list[Layout]:
+        scenes = [scene for scene in layout.one_by_one() if scene.groups]
+        if self.cross:
+            if any(g.shot == GLOBAL for g in layout.groups):
+                raise ValueError("a global prompt has no tokens of its own here")
+            scenes = [scene.without_text() for scene in scenes]
+        return scenes
+
+    def _batch(self, scene: Layout) -> tuple[int, int, int]:
+        """(shots, video rows, text rows in self-attention) of the padded batch of one scene."""
+        shots = len(scene.groups)
+        box = np.prod([max(g.grid[axis] for g in scene.groups) for axis in range(3)])
+        text = 0 if self.cross else shots * max(g.text for g in scene.groups)
+        return shots, shots * int(box), text
+
+    def forward_work(self, layout: Layout, visibility: Visibility) -> Work:
+        """One pass over a layout, prompts encoded: every scene in turn, each padded to its largest shot."""
+        return sum((self._scene_work(scene, visibility) for scene in self._scenes(layout)), Work())
+
+    def _scene_work(self, scene: Layout, visibility: Visibility) -> Work:
+        width, mlp = self.width, self.mlp
+        shots, video, text = self._batch(scene)
+        rows = video + text
+        matmul = 2 * rows * (4 * width * width + 2 * width * mlp)
+        attention = 4 * width * attended_pairs(scene, visibility)
+        if self.cross:
+            matmul += 2 * video * 2 * width * width + 2 * shots * self.text_rows * 2 * width * width
+            attention += 4 * width * video * self.text_rows
+        else:
+            matmul += 2 * shots * 2 * width * 6 * width  # modulation of both streams
+        ends = 2 * video * width * 2 * self.spec.channels
+        words = shots * (self.text_rows if self.cross else 0) + text
+        ends += 2 * words * width * (self.text_dim + width)
+        refined = self.refiner_layers * 2 * text * 12 * width * width
+        return Work(
+            matmul=self.layers * matmul + ends + refined,
+            attention=self.layers * attention,
+            traffic=self.layers * 40 * rows * width * 4,
+            calls=self.layers * CALLS_A_BLOCK,
+        )
+
+    def text_work(self, lengths: Sequence[int]) -> Work:
+        """The text encoder over prompts of these lengths, each padded as the pipeline pads it."""
+        rows = sum(max(n, self.text_rows) for n in lengths)
+        return Work(matmul=2 * rows * self.others[0])
+
+    def activation_bytes(self, layout: Layout) -> int:
+        """Bytes alive at the peak of a pass without gradients: the scenes run one after the other, so of the largest one."""
+        return max((self._scene_bytes(scene) for scene in self._scenes(layout)), default=0)
+
+    def _scene_bytes(self, scene: Layout) -> int:
+        shots, video, text = self._batch(scene)
+        rows, past = video + text, len(scene.keys) - len(scene.queries)
+        size = self.itemsize
+        mlp = rows * ((CROSS_MLP if self.cross else JOINT_MLP) * self.width + 2 * self.mlp) * size
+        attention = rows * ATTENTION * self.width * size
+        if past:  # new and remembered keys and values joined, and the keys turned, in fp32 on the way
+            attention = (rows * ATTENTION_WITH_PAST * size + (rows + past) * (3 * size + 12)) * self.width
+        ends = video * self.spec.channels * 8 + shots * self.text_rows * self.text_dim * size
+        return int(max(mlp, attention) + ends)
+
+
+def shape_of(folder: Folder) -> Shape:
+    """The shape of a pipeline on disk, from its configs; parameters of its encoders from the sizes of their files."""
+    network = folder.config("transformer")
+    try:
+        if folder.pipeline == "WanPipeline":
+            from longshot.bases.wan import TEXT_ROWS, spec_of
+
+            shape = wan_shape(spec_of(folder), network, TEXT_ROWS)
+        else:
+            from longshot.bases.hunyuan15 import spec_of
+
+            shape = hunyuan15_shape(spec_of(folder), network)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder.path}: its transformer's config can't be read ({error!r})") from error
+    text, vae = _stored(folder, "text_encoder", "text_encoder_2"), _stored(folder, "vae")
+    return replace(shape, others=(text, vae)) if text else shape
+
+
+def _stored(folder: Folder, *parts: str) -> int:
+    """Parameters in the safetensors files of some parts, read from their headers; 0 where only configs were fetched."""
+    from safetensors import safe_open
+
+    total = 0
+    for part in parts:
+        for file in sorted((folder.path / part).glob("*.safetensors")):
+            with safe_open(file, "pt") as tensors:
+                names = tensors.keys()
+                total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in names)
+    return total
+
+
+def wan_shape(
+    spec: Spec, c: dict, text_rows: int, others: tuple[int, int] = (5_680_910_336, 704_688_668)
+) -> Shape:
+    heads, dim, mlp, layers, text = (
+        int(c[key])
+        for key in ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers", "text_dim")
+    )
+    width, time = heads * dim, int(c.get("freq_dim", 256))
+    attention = 4 * (width * width + width) + 2 * width
+    block = 2 * attention + (2 * width if c.get("cross_attn_norm", True) else 0)
+    block += 2 * width * mlp + mlp + width + 6 * width
+    patch = int(np.prod(c["patch_size"]))
+    ends = width * int(c["in_channels"]) * patch + width + (width + 1) * int(c["out_channels"]) * patch
+    embed = (time + width + 2) * width + (width + 1) * 6 * width + (text + width + 2) * width
+    return Shape(
+        spec=spec,
+        cross=True,
+        layers=layers,
+        heads=heads,
+        head_dim=dim,
+        mlp=mlp,
+        text_dim=text,
+        text_rows=text_rows,
+        parameters=layers * block + ends + embed + 2 * width,
+        others=others,
+    )
+
+
+def hunyuan15_shape(
+    spec: Spec, c: dict, parameters: int = 0, others: tuple[int, int] = (7_289_934_080, 1_260_634_115)
+) -> Shape:
+    heads, dim = int(c["num_attention_heads"]), int(c["attention_head_dim"])
+    width, layers, refiner = heads * dim, int(c["num_layers"]), int(c["num_refiner_layers"])
+    mlp = int(width * float(c["mlp_ratio"]))
+    stream = (
+        6 * (width * width + width) + 4 * (width * width + width) + 2 * dim + 2 * width * mlp + mlp + width
+    )
+    text, glyph, image = (int(c[key]) for key in ("text_embed_dim", "text_embed_2_dim", "image_embed_dim"))
+    head = int(c["patch_size_t"]) * int(c["patch_size"]) ** 2
+    ends = (int(c["in_channels"]) * head + 1) * width + (width + 1) * head * int(c["out_channels"])
+    ends += 2 * (width * width + width) + 3 * width  # last modulation, kinds of text
+    ends += (256 + width + 2) * width  # time
+    ends += 2 * glyph + (glyph + 1) * 2048 + 2049 * 2048 + 2049 * width
+    ends += 2 * image + (image + 1) * image + (image + 1) * width + 2 * width
+    refined = (256 + width + 2) * width + (text + width + 2) * width + (text + 1) * width
+    refined += refiner * (12 * width * width + 4 * width + 9 * width + 2 * (width * width + width))
+    return Shape(
+        spec=spec,
+        cross=False,
+        layers=layers,
+        heads=heads,
+        head_dim=dim,
+        mlp=mlp,
+        text_dim=text,
+        text_rows=0,
+        parameters=parameters or 2 * layers * stream + ends + refined,
+        others=others,
+        refiner_layers=refiner,
+    )
+
+
+def known_shapes() -> dict[str, Shape]:
+    """The bases that have a short name, from the sizes they were published with."""
+    from longshot.bases import hunyuan15, wan
+
+    def of_wan(spec: Spec, heads: int, mlp: int, layers: int, channels: int, vae: int) -> Shape:
+        config = {
+            "num_attention_heads": heads,
+            "attention_head_dim": 128,
+            "ffn_dim": mlp,
+            "num_layers": layers,
+            "text_dim": 4096,
+            "patch_size": (1, 2, 2),
+            "in_channels": channels,
+            "out_channels": channels,
+        }
+        return wan_shape(spec, config, wan.TEXT_ROWS, (5_680_910_336, vae))
+
+    hunyuan = {
+        "num_attention_heads": 16,
+        "attention_head_dim": 128,
+        "num_layers": 54,
+        "num_refiner_layers": 2,
+        "mlp_ratio": 4.0,
+        "patch_size": 1,
+        "patch_size_t": 1,
+        "in_channels": 65,
+        "out_channels": 32,
+        "text_embed_dim": 3584,
+        "text_embed_2_dim": 1472,
+        "image_embed_dim": 1152,
+    }
+    shapes = [
+        of_wan(wan.WAN22_5B, 24, 14336, 30, 48, 704_688_668),
+        of_wan(wan.WAN21_1B, 12, 8960, 30, 16, 126_892_531),
+        of_wan(wan.WAN21_14B, 40, 13824, 40, 16, 126_892_531),
+        hunyuan15_shape(hunyuan15.HUNYUAN15, hunyuan),
+    ]
+    return {shape.spec.name: shape for shape in shapes}
+
+
+def load_shape(name: str) -> Shape:
+    """The shape of a pretrained base by short name, folder or hub repository; of the last only its configs are fetched."""
+    if name in (known := known_shapes()):
+        return known[name]
+    from longshot.bases import place_of
+    from longshot.bases.hub import open_folder
+
+    return shape_of(open_folder(place_of(name), weights=False, name=name))
+
+
+@dataclass
+class Blueprint:
+    """What a scene needs of a base to be told as a plan, without its networks. Clips get latents of zeros."""
+
+    spec: Spec
+
+    def limits(self) -> Limits:
+        return limits_of(self.spec, self.count)
+
+    @staticmethod
+    def count(prompt: str) -> int:
+        """About how many tokens a prompt has: English takes some four letters each."""
+        return len(prompt) // 4 + 2
+
+    def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "video channels"]:
+        grid = self.spec.grid(len(frames), frames.shape[2], frames.shape[1])
+        return torch.zeros(int(np.prod(grid)), self.spec.channels)

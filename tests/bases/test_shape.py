@@ -1,0 +1,154 @@
+"""What is predicted from a config is what torch counts, allocates and keeps."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import HunyuanVideo15Transformer3DModel, WanTransformer3DModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from longshot.bases.hub import open_folder
+from longshot.bases.hunyuan15 import HUNYUAN15, Hunyuan15Base
+from longshot.bases.shape import hunyuan15_shape, known_shapes, shape_of, wan_shape
+from longshot.bases.wan import WAN22_5B, WanBase
+from longshot.errors import UserError
+from longshot.layout import Group, Layout
+from longshot.model.context import Context
+from longshot.model.cost import Machine
+from longshot.sample.forecast import check_room, forecast_scene, lines
+from longshot.scene import Scene, Shot, load_scene
+
+CAFE = Path(__file__).resolve().parents[2] / "examples" / "cafe.yaml"
+PUBLISHED = {
+    "wan2.2-ti2v-5b": 5.0,
+    "wan2.1-t2v-1.3b": 1.42,
+    "wan2.1-t2v-14b": 14.29,
+    "hunyuanvideo-1.5": 8.33,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_known_base_has_the_number_of_parameters_it_was_published_with(name):
+    assert known_shapes()[name].parameters / 1e9 == pytest.approx(PUBLISHED[name], rel=0.003)
+
+
+def test_the_parameters_counted_from_a_config_are_those_of_the_network(folder, base):
+    shape = shape_of(open_folder(str(folder)))
+    assert shape.parameters == sum(p.numel() for p in base.network.parameters())
+    assert shape.others[1] == sum(p.numel() for p in base.pipe.vae.parameters())
+
+
+def grown(base, shots: int, past: int, grid, text=None):
+    """A scene of some size, of which some shots are remembered: arguments of `velocity`."""
+    text = base.encode_text(["a dog waves in the snow"])[0] if text is None else text
+    groups = tuple(Group(i + 1, len(text), grid) for i in range(shots))
+
+    def given(layout: Layout):
+        z = torch.randn(layout.num_video, base.spec.channels)
+        return z, text.repeat(len(layout.groups), 1), torch.rand(len(layout.groups)), layout
+
+    context = Context()
+    if past:
+        before = Layout.single(*groups[:past], rope="anchor")
+        _, (context,) = base.remember(*given(before), "causal", [context])
+    layout = Layout.single(*context.groups, *groups[past:], past=past, rope="anchor")
+    return *given(layout), "causal", [context]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("past", [0, 1])
+def test_flops_of_a_pass_are_those_that_torch_counts(folder, base, past):
+    shape = shape_of(open_folder(str(folder)))
+    args = grown(base, 2, past, (2, 4, 4))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        base.velocity(*args)
+    predicted = shape.forward_work(args[3], "causal").flops
+    assert predicted == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def wide_wan():
+    """Wan with a network wide enough that what a block holds outweighs what a pass holds."""
+    config = dict(
+        patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=24, in_channels=4, out_channels=4
+    )
+    config |= dict(
+        text_dim=64, freq_dim=16, ffn_dim=384, num_layers=2, cross_attn_norm=True, rope_max_seq_len=64
+    )
+    spec = replace(WAN22_5B, channels=16)
+    base = WanBase(SimpleNamespace(transformer=WanTransformer3DModel(**config).eval()), spec)
+    return base, wan_shape(spec, config, 512), 64
+
+
+def wide_hunyuan15():
+    config = dict(
+        num_attention_heads=4, attention_head_dim=24, num_layers=2, num_refiner_layers=1, mlp_ratio=4.0
+    )
+    config |= dict(patch_size=1, patch_size_t=1, in_channels=9, out_channels=4, text_embed_dim=16)
+    config |= dict(text_embed_2_dim=8, image_embed_dim=6)
+    network = HunyuanVideo15Transformer3DModel(**config, rope_axes_dim=(8, 8, 8)).eval()
+    spec = replace(HUNYUAN15, channels=4)
+    return Hunyuan15Base(SimpleNamespace(transformer=network), spec), hunyuan15_shape(spec, config), 17
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("shots", "past"), [(1, 0), (2, 0), (2, 1), (3, 2)])
+@pytest.mark.parametrize("wide", [wide_wan, wide_hunyuan15])
+def test_peak_memory_of_a_pass_is_predicted_within_a_tenth(wide, shots, past):
+    base, shape, width = wide()
+    shape = replace(shape, itemsize=4)
+    args = grown(base, shots, past, (4, 12, 16), torch.zeros(20, width))
+    with profile(profile_memory=True) as measured:
+        base.velocity(*args)
+    events = [e for e in measured.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    assert shape.activation_bytes(args[3]) == pytest.approx(peak, rel=0.1)
+
+
+@torch.no_grad()
+def test_the_bytes_of_a_cache_are_those_of_a_context(folder, base):
+    shape = replace(shape_of(open_folder(str(folder))), itemsize=4)
+    (context,) = grown(base, 3, 2, (2, 2, 2))[-1]
+    assert context.nbytes == sum(shape.shot_bytes(g) for g in context.groups)
+
+
+def test_a_shot_of_wan_at_480p_costs_what_was_measured():
+    # 832x480, 81 frames: 8,190 tokens (padded to multiples of 32) and 2.8 GiB of keys and values in bf16.
+    shape = known_shapes()["wan2.2-ti2v-5b"]
+    group = Group(1, 0, shape.spec.grid(81, 832, 480))
+    assert group.video == 8190 and shape.shot_bytes(group) / 2**30 == pytest.approx(2.81, abs=0.01)
+
+
+def test_plan_needs_no_network_folder_or_tokenizer_for_a_known_base():
+    text = "\n".join(lines(forecast_scene(load_scene(CAFE), "wan2.2-ti2v-5b", "causal", size=(832, 480))))
+    assert "5B parameters" in text and "with text encoder and VAE" in text
+
+
+IDLE = Machine("none", 1, 1, 1, 1)
+SCENE = Scene(shots=[Shot(prompt="a dog waves", frames=121), *[Shot(prompt="it walks", frames=121)] * 4])
+
+
+def test_more_shots_than_memory_allows_is_said_with_what_fits():
+    def needs(mode: str, window: int | None = None) -> int:
+        f = forecast_scene(SCENE, "wan2.2-ti2v-5b", mode, machine=IDLE, window=window)
+        return f.weights + f.modes[0].working_bytes
+
+    def check(mode: str, free: int) -> None:
+        check_room(SCENE, "wan2.2-ti2v-5b", mode, Path(), free=free)
+
+    check("joint", needs("joint"))
+    with pytest.raises(
+        UserError,
+        match=r"5 shots and images, mode joint, need \S+ GiB on wan2.2-ti2v-5b; .* are free: use --",
+    ):
+        check("joint", needs("joint") - 1)
+    with pytest.raises(UserError, match=r"use --mode bidirectional --window 1$"):
+        check("joint", needs("bidirectional", 1))
+    with pytest.raises(UserError, match="not even one shot fits"):
+        check("causal", 8 * 2**30)
