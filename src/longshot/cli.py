@@ -533,6 +533,35 @@ def train(
     return 0
 
 
+def lora(
+    before: Annotated[Positional[str], arg(metavar="BEFORE")],
+    after: Annotated[Positional[str], arg(metavar="AFTER")],
+    out: Path,
+    rank: int = 16,
+) -> int:
+    """Write what a fine-tune did to a base as a LoRA, for `--lora`; says how much of it fits into the rank.
+
+    Args:
+        before: the base that was tuned: tiny, a weights file, a diffusers folder.
+        after: the same base, tuned.
+        out: the .safetensors file to write, in diffusers' layout.
+        rank: of every matrix; a larger one keeps more.
+    """
+    from longshot.bases import load_base
+    from longshot.bases.lora import difference, save_adapter
+
+    if rank < 1:
+        raise UserError(f"--rank {rank}: use a whole number from 1 on")
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: LoRAs are written as safetensors; the name must end in .safetensors")
+    old, new = (load_base(name) for name in (before, after))
+    networks = (getattr(base, "network") for base in (old, new))  # noqa: B009 - every base has one
+    adapter, share = difference(after, *networks, rank)
+    save_adapter(out, adapter)
+    print(f"{out}: rank {rank}, {share:.3f} of what changed")
+    return 0
+
+
 def eval_(
     world: Annotated[Positional[Literal["puppets"]], arg(metavar="WORLD")],
     out: Path,
@@ -586,6 +615,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "reshoot": reshoot,
     "data": data,
     "train": train,
+    "lora": lora,
     "eval": eval_,
     "bases": bases,
 }

@@ -111,14 +111,42 @@ def test_a_fine_tune_becomes_an_adapter_that_gives_it_back_at_full_rank(base, tm
         for i, module in enumerate((QKV, HEAD)):
             down, up = factors(tuned.network, module, 2, i)
             tuned.network.get_submodule(module).weight.add_(up @ down)
-    adapter = difference("tuned", base.network, tuned.network, rank=2)
+        tuned.network.head.bias.add_(1)
+    adapter, share = difference("tuned", base.network, tuned.network, rank=2)
+    assert share == pytest.approx(1, abs=1e-5)
+    assert difference("tuned", base.network, tuned.network, rank=1)[1] < 0.95
     save_adapter(tmp_path / "tuned.safetensors", adapter, torch.float32)
     apply(base.network, [(str(tmp_path / "tuned.safetensors"), 1.0)], "small")
     for a, b in zip(base.network.parameters(), tuned.network.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match="the two networks are the same"):
+        difference("x", tuned.network, tuned.network, 2)
     wide = NativeBase.fresh(replace(SMALL, network=replace(SMALL.network, width=48))).network
     with pytest.raises(UserError, match="one isn't a fine-tune of the other"):
         difference("x", base.network, wide, 2)
+
+
+def test_the_command_writes_a_lora_that_makes_one_base_into_the_other(tmp_path):
+    base, tuned = quick_base(), quick_base()
+    down, up = factors(tuned.network, HEAD, 2, 0)
+    with torch.no_grad():
+        tuned.network.head.weight.add_(up @ down)
+    base.save(tmp_path / "base.safetensors", torch.float32)
+    tuned.save(tmp_path / "tuned.safetensors", torch.float32)
+    asked = [
+        "lora",
+        tmp_path / "base.safetensors",
+        tmp_path / "tuned.safetensors",
+        "--out",
+        tmp_path / "a.safetensors",
+    ]
+    assert "1.000 of what changed" in done(*asked, "--rank", 2).out
+    apply(base.network, [(str(tmp_path / "a.safetensors"), 1.0)], "quick")
+    assert torch.allclose(
+        base.network.head.weight, tuned.network.head.weight, atol=2e-2
+    )  # a LoRA is kept in bf16
+    assert "--rank 0" in refused(*asked, "--rank", 0)
+    assert "no base 'nope'" in refused("lora", "nope", "tiny", "--out", tmp_path / "b.safetensors")
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer.", "base_model.model.", "diffusion_model."])

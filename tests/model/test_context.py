@@ -368,3 +368,15 @@ def test_an_fp8_cache_without_its_scales_is_damaged(tmp_path):
     save_file(tensors, tmp_path / "c.safetensors", meta)
     with pytest.raises(UserError, match="not a readable saved context"):
         Context.load(tmp_path / "c.safetensors")
+
+
+def test_a_place_on_the_timeline_survives_the_file(tmp_path):
+    (first, second) = story(2).memories
+    kept = Context(
+        (
+            replace(first, group=replace(first.group, at=0)),
+            replace(second, group=replace(second.group, at=12)),
+        )
+    )
+    kept.save(tmp_path / "c.safetensors")
+    assert [g.at for g in Context.load(tmp_path / "c.safetensors").groups] == [0, 12]

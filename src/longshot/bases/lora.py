@@ -270,12 +270,13 @@ def _shape(tensor: Tensor) -> str:
 
 # -- making and writing -------------------------------------------------------------------------------------------------
 @torch.no_grad()
-def difference(name: str, before: nn.Module, after: nn.Module, rank: int) -> Adapter:
-    """The LoRA of a rank that is nearest to what a fine-tune did to a network's linear layers (by SVD).
+def difference(name: str, before: nn.Module, after: nn.Module, rank: int) -> tuple[Adapter, float]:
+    """The LoRA of a rank that is nearest to what a fine-tune did to a network's linear layers (by SVD), their biases whole.
 
-    Biases and other layers are left out. Raises UserError for networks of other sizes.
+    Other layers are left out. The number is the share of all that changed, in squares, which the LoRA gives back. Raises
+    UserError for networks of other sizes, and for two that are the same.
     """
-    changes = {}
+    changes, held = {}, 0.0
     tuned = dict(after.named_modules())
     for module, old in before.named_modules():
         if not isinstance(old, nn.Linear):
@@ -287,8 +288,14 @@ def difference(name: str, before: nn.Module, after: nn.Module, rank: int) -> Ada
             )
         u, s, v = torch.linalg.svd(new.weight.float() - old.weight.float(), full_matrices=False)
         root = s[:rank].sqrt()
-        changes[module] = Change(down=root[:, None] * v[:rank], up=u[:, :rank] * root)
-    return Adapter(name, changes)
+        bias = None if old.bias is None else new.bias.float() - old.bias.float()
+        changes[module] = Change(root[:, None] * v[:rank], u[:, :rank] * root, bias=bias)
+        held += float(s[:rank].square().sum()) + (0.0 if bias is None else float(bias.square().sum()))
+    pairs = zip(before.parameters(), after.parameters(), strict=True)
+    total = sum(float((b.float() - a.float()).square().sum()) for a, b in pairs)
+    if total == 0:
+        raise UserError(f"{name}: the two networks are the same")
+    return Adapter(name, changes), held / total
 
 
 def save_adapter(path: Path, adapter: Adapter, dtype: torch.dtype = torch.bfloat16) -> None:
