@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from longshot.bases.base import Base, Spec
     from longshot.lint import Finding
     from longshot.sample.denoise import Contexts, Sampling
+    from longshot.sample.forecast import Savings
     from longshot.sample.make import Order, Reel
     from longshot.sample.plan import History, Plan
     from longshot.sample.story import Story
@@ -122,7 +123,24 @@ class Options:
         from longshot.sample.forecast import check_room
 
         size = None if self.size is None else self.frame_size(load_spec(self.base))
-        check_room(scene, self.base, mode, folder, size=size, window=self.window, device=self.device)
+        check_room(
+            scene,
+            self.base,
+            mode,
+            folder,
+            size=size,
+            window=self.window,
+            device=self.device,
+            savings=self.savings(),
+        )
+
+    def savings(self) -> "Savings":
+        """What is asked for to need less memory."""
+        from longshot.bases.economy import Economy
+        from longshot.sample.forecast import Savings
+
+        elsewhere = self.cache_device is not None and self.cache_device != self.device
+        return Savings(Economy(self.weight_dtype, self.offload, self.tile_vae), self.cache_dtype, elsewhere)
 
     def frame_size(self, spec: "Spec") -> tuple[int, int]:
         """(width, height) of the frames to make. Raises UserError for a size that the base can't make."""
@@ -435,7 +453,16 @@ def extend(
 
 
 # -- numbers ------------------------------------------------------------------------------------------------------------
-def plan(scene: ScenePath, base: str = "tiny", mode: Mode = "auto", size: str | None = None) -> int:
+def plan(
+    scene: ScenePath,
+    base: str = "tiny",
+    mode: Mode = "auto",
+    size: str | None = None,
+    cache_dtype: Literal["own", "fp32", "bf16", "fp8"] = "own",
+    cache_device: str | None = None,
+    weight_dtype: Literal["own", "fp8"] = "own",
+    offload: Literal["none", "group"] = "none",
+) -> int:
     """Say what a scene costs before anything is made: tokens, parameters, FLOPs, memory, cache, predicted time.
 
     Args:
@@ -443,6 +470,7 @@ def plan(scene: ScenePath, base: str = "tiny", mode: Mode = "auto", size: str | 
             pretrained bases only the configs are read.
         mode: as in `longshot sample`.
         size: pixels of a frame, as WIDTHxHEIGHT; the base's own size if not given.
+        cache_dtype: as in `longshot sample`, like the three below.
     """
     import torch
 
@@ -453,7 +481,16 @@ def plan(scene: ScenePath, base: str = "tiny", mode: Mode = "auto", size: str | 
 
     here = "cuda" if torch.cuda.is_available() and not (base in PRESETS or is_native(base)) else "cpu"
     frame = Options(size=size).frame_size(load_spec(base)) if size else None
-    forecast = forecast_scene(load_scene(scene), base, mode, scene.parent, size=frame, device=here)
+    asked = Options(
+        device=here,
+        cache_dtype=cache_dtype,
+        cache_device=cache_device,
+        weight_dtype=weight_dtype,
+        offload=offload,
+    )
+    forecast = forecast_scene(
+        load_scene(scene), base, mode, scene.parent, size=frame, device=here, savings=asked.savings()
+    )
     print("\n".join(lines(forecast)))
     return 0
 

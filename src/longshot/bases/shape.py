@@ -29,7 +29,8 @@ class Shape:
     """The sizes of a pretrained base. cross: text is cross-attended, else it takes part in self-attention.
 
     text_rows: text rows that every shot pays for, where the network pads to a fixed number. others: parameters of the text
-    encoders and of the VAE. itemsize: bytes of a weight and of an activation.
+    encoders and of the VAE. itemsize: bytes of a weight and of an activation. narrow: how many of the parameters `economy` keeps
+    in fp8 where it is asked to; is_fp8: whether it is.
     """
 
     spec: Spec
@@ -44,6 +45,8 @@ class Shape:
     others: tuple[int, int]
     itemsize: int = 2
     refiner_layers: int = 0
+    narrow: int = 0
+    is_fp8: bool = False
 
     @property
     def width(self) -> int:
@@ -53,7 +56,19 @@ class Shape:
     def weight_bytes(self) -> int:
         """All networks at once. The VAE is kept in fp32."""
         text, vae = self.others
-        return (self.parameters + text) * self.itemsize + vae * 4
+        return self.network_bytes + text * self.itemsize + vae * 4
+
+    @property
+    def network_bytes(self) -> int:
+        """The transformer, as its weights are kept."""
+        narrowed = self.narrow * (self.itemsize - 1) if self.is_fp8 else 0
+        return self.parameters * self.itemsize - narrowed
+
+    @property
+    def offloaded_bytes(self) -> int:
+        """What is on the device at once where weights wait on the CPU: two blocks, and what lies outside of blocks."""
+        outside = (self.parameters - self.narrow) * self.itemsize
+        return outside + 2 * self.narrow * (1 if self.is_fp8 else self.itemsize) // self.layers
 
     def kv_tokens(self, group: Group) -> int:
         """Tokens of a group whose keys and values are remembered."""
@@ -125,7 +140,8 @@ class Shape:
         if past:  # new and remembered keys and values joined, and the keys turned, in fp32 on the way
             attention = (rows * ATTENTION_WITH_PAST * size + (rows + past) * (3 * size + 12)) * self.width
         ends = video * self.spec.channels * 8 + shots * self.text_rows * self.text_dim * size
-        return int(max(mlp, attention) + ends)
+        widened = self.width * self.mlp * size if self.is_fp8 else 0  # the one layer that runs
+        return int(max(mlp + widened, attention) + ends)
 
 
 def shape_of(folder: Folder) -> Shape:
@@ -186,6 +202,8 @@ def wan_shape(
         text_rows=text_rows,
         parameters=layers * block + ends + embed + 2 * width,
         others=others,
+        narrow=layers * (8 * (width + 1) * width + 2 * width * mlp + mlp + width)
+        + (width + 1) * int(c["out_channels"]) * patch,
     )
 
 
@@ -218,6 +236,7 @@ def hunyuan15_shape(
         text_rows=0,
         parameters=parameters or 2 * layers * stream + ends + refined,
         others=others,
+        narrow=2 * layers * (4 * (width + 1) * width + 2 * width * mlp + mlp + width),
         refiner_layers=refiner,
     )
 

@@ -4,7 +4,7 @@ A forecast walks through a `Plan` as `denoise` does, and adds up what each pass 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import torch
 
 from longshot.bases import is_native
 from longshot.bases.base import Spec
+from longshot.bases.economy import Economy
 from longshot.bases.native import PRESETS, NativeBase, NativeConfig, read_config
 from longshot.bases.shape import Blueprint, Shape, load_shape
 from longshot.errors import UserError
 from longshot.layout import GLOBAL, Group, Layout, Visibility, global_group
+from longshot.model.context import DTYPES, CacheDtype
 from longshot.model.cost import (
     Machine,
     Work,
@@ -40,6 +42,15 @@ MODES = {
 
 
 @dataclass(frozen=True)
+class Savings:
+    """What is done to need less memory. cache_elsewhere: the KV cache isn't kept on the device that computes."""
+
+    economy: Economy = field(default_factory=Economy)
+    cache_dtype: CacheDtype = "own"
+    cache_elsewhere: bool = False
+
+
+@dataclass(frozen=True)
 class RoundForecast:
     """What one round costs: a denoising step, the whole round (history read into the cache included), and its memory."""
 
@@ -48,6 +59,7 @@ class RoundForecast:
     total: Work
     activations: int  # bytes at the peak
     cache: int  # bytes of keys and values held, all branches
+    cache_elsewhere: bool = False  # of which only a layer is on the device at once
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class ModeForecast:
     @property
     def working_bytes(self) -> int:
         """Activations and cache at their peak, without the weights."""
-        return max((r.activations + r.cache for r in self.rounds), default=0)
+        return max((r.activations + (0 if r.cache_elsewhere else r.cache) for r in self.rounds), default=0)
 
     def round_of(self, shot: int) -> RoundForecast | None:
         return next((r for r in self.rounds if shot in r.shots), None)
@@ -147,8 +159,16 @@ Costs = NativeCosts | Shape
 class _Walk:
     """The passes that `denoise.Runner` makes, as layouts."""
 
-    def __init__(self, costs: Costs, plan: Plan, sampling: Sampling, count: Callable[[str], int]):
+    def __init__(
+        self,
+        costs: Costs,
+        plan: Plan,
+        sampling: Sampling,
+        count: Callable[[str], int],
+        cache_elsewhere: bool = False,
+    ):
         self.costs, spec = costs, costs.spec
+        self.cache_elsewhere = cache_elsewhere
         self.rope = spec.rope
         self.plan, self.sampling = plan, sampling
         worded = {s.shot: count(spec.wording(plan.global_prompt, s.prompt)) for s in plan.shots}
@@ -217,9 +237,16 @@ class _Walk:
                 step,
                 work,
                 self.costs.activation_bytes(layout),
-                self.costs.kv_bytes(tokens),
+                self.cache_bytes(tokens),
+                self.cache_elsewhere,
             )
             work = Work()
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Keys and values as they are kept, without the scales of fp8, which are few."""
+        own = _itemsize(self.costs)
+        kept = DTYPES[self.sampling.cache_dtype].itemsize if self.sampling.cache_dtype != "own" else own
+        return self.costs.kv_bytes(tokens) * min(kept, own) // own
 
     def text(self) -> Work:
         """Every prompt is read once, and once no words at all."""
@@ -229,11 +256,15 @@ class _Walk:
 
 
 def forecast_plan(
-    base: NativeConfig | Costs, plan: Plan, sampling: Sampling, count: Callable[[str], int]
+    base: NativeConfig | Costs,
+    plan: Plan,
+    sampling: Sampling,
+    count: Callable[[str], int],
+    cache_elsewhere: bool = False,
 ) -> tuple[RoundForecast, ...]:
     """What each round of a plan costs. count: tokens of a prompt."""
     costs = NativeCosts(base) if isinstance(base, NativeConfig) else base
-    return tuple(_Walk(costs, plan, sampling, count).rounds())
+    return tuple(_Walk(costs, plan, sampling, count, cache_elsewhere).rounds())
 
 
 def forecast_scene(
@@ -245,20 +276,27 @@ def forecast_scene(
     size: tuple[int, int] | None = None,
     window: int | None = None,
     device: str = "cpu",
+    savings: Savings = Savings(),
 ) -> Forecast:
     """What a scene costs on a base: a preset's name, a weights file, or a pretrained base, of which only the config is read.
 
     mode: one of `MODES`, or auto for all. folder: where the scene's references lie. machine: what predicts time; None
     measures this one. size, window: instead of the base's own. device: where a pretrained base runs, in fp32 on a CPU and in
-    bf16 elsewhere. Raises UserError for an unknown base or mode.
+    bf16 elsewhere. savings: what is done to need less memory. Raises UserError for an unknown base or mode.
     """
     if mode not in (*MODES, "auto"):
         raise UserError(f"no mode {mode!r}: use auto, {', '.join(MODES)}")
     costs, made, count, parameters, weights = _without_weights(base, 4 if device.startswith("cpu") else 2)
+    if isinstance(costs, Shape):
+        costs = replace(costs, is_fp8=savings.economy.weights == "fp8")
+        offloaded = savings.economy.offload == "group" and not device.startswith("cpu")
+        weights = costs.offloaded_bytes if offloaded else costs.weight_bytes
     spec = costs.spec if size is None else replace(costs.spec, size=size)
     made.spec = spec
     story = tell(scene, made, folder)
-    sampling = Sampling(steps=spec.steps, shift=spec.shift, guidance=spec.guidance)
+    sampling = Sampling(
+        steps=spec.steps, shift=spec.shift, guidance=spec.guidance, cache_dtype=savings.cache_dtype
+    )
     words = {s.shot: count(spec.wording(story.global_prompt, s.prompt)) for s in story.shots}
     shots = tuple(_shot(s, costs, words[s.shot]) for s in story.shots)
     window = window or spec.max_shots
@@ -279,7 +317,9 @@ def forecast_scene(
         except UserError as error:
             modes.append(ModeForecast(name, problem=str(error)))
         else:
-            modes.append(ModeForecast(name, forecast_plan(costs, plan, sampling, count)))
+            modes.append(
+                ModeForecast(name, forecast_plan(costs, plan, sampling, count, savings.cache_elsewhere))
+            )
     if machine is None:
         width, heads = _width(costs)
         tokens = min(s.tokens for s in shots) * sampling.branches
@@ -353,6 +393,7 @@ def check_room(
     window: int | None = None,
     device: str = "cpu",
     free: int | None = None,
+    savings: Savings = Savings(),
 ) -> None:
     """UserError, before anything is loaded, where a scene needs more memory than there is; it says what would fit.
 
@@ -364,14 +405,14 @@ def check_room(
     idle = Machine("none", 1, 1, 1, 1)
 
     def needs(mode: str, window: int | None) -> int | None:
-        f = forecast_scene(scene, base, mode, folder, idle, size, window, device)
+        f = forecast_scene(scene, base, mode, folder, idle, size, window, device, savings)
         (made,) = f.modes
         return None if made.problem else f.weights + made.working_bytes
 
     need = needs(mode, window)
     if need is None or need <= free:
         return
-    f = forecast_scene(scene, base, "causal", folder, idle, size, 1, device)
+    f = forecast_scene(scene, base, "causal", folder, idle, size, 1, device, savings)
     smaller = (
         (other, shots)
         for shots in range(min(window or len(f.shots), len(f.shots)), 0, -1)
