@@ -213,10 +213,7 @@ def test_the_command_trains_from_shards_and_says_what_is_missing(folder, tmp_pat
     done(*train, "--data", folder, "--budget", 600)
     assert (tmp_path / "causal" / "weights.safetensors").is_file()
     assert refused(*train) == "--data: say where the shards lie"
-    assert (
-        "more than the 50 of a pack; use a budget of "
-        in refused(*train, "--data", folder, "--budget", 50)
-    )
+    assert "more than the 50 of a pack; use a budget of " in refused(*train, "--data", folder, "--budget", 50)
 
 
 def test_a_stage_keeps_its_mix_on_shards(folder):
