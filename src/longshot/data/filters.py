@@ -19,7 +19,7 @@ EXAMPLES = 12
 class FilterSettings(Settings):
     """Limits; a filter that is null is off, its score is kept all the same."""
 
-    black: float | None = Field(0.5, ge=0, le=1)
+    black: float | None = Field(0.4, ge=0, le=1)
     """most share of pictures that are black (brightness below 0.06, hardly anything on them)"""
     frozen: float | None = Field(0.95, ge=0, le=1)
     """most share of frames that repeat the one before"""

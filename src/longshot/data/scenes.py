@@ -14,6 +14,9 @@ from longshot.data.records import Row, SceneRow, SceneShot, ShotRow
 from longshot.data.shots import tiles_of
 from longshot.data.stage import Made, Place, Settings, Stage, Unit
 
+ShotVectors = Sequence[Float32[np.ndarray, "_ width"]]
+"""Of each shot, vectors of its pictures; each has its own number of them."""
+
 FLAT = 0.04
 """Spread of brightness, 0 to 1, below which a picture shows nothing to compare."""
 
@@ -73,7 +76,7 @@ class Scenes(Stage):
         return LINKED[self.settings.encoder] if self.settings.similarity is None else self.settings.similarity
 
     # -- scenes of several shots
-    def _parts(self, shots: Sequence[ShotRow], vectors: Sequence[Vectors]) -> Iterator[range]:
+    def _parts(self, shots: Sequence[ShotRow], vectors: ShotVectors) -> Iterator[range]:
         settings = self.settings
         alike = likenesses(vectors, settings.reach)
         links = alike >= self._linked()
@@ -84,7 +87,7 @@ class Scenes(Stage):
         for group in linked_groups(links):
             yield from split(group, alike, lengths, settings.max_shots, settings.max_s)
 
-    def _scene(self, shots: Sequence[ShotRow], vectors: Sequence[Vectors], part: range) -> SceneRow:
+    def _scene(self, shots: Sequence[ShotRow], vectors: ShotVectors, part: range) -> SceneRow:
         inside = [shots[n] for n in part]
         alike = likenesses([vectors[n] for n in part], self.settings.reach)
         near = [float(alike[n, n + 1 :].max()) for n in range(len(inside) - 1)]
@@ -150,9 +153,7 @@ class Scenes(Stage):
         )
 
 
-def likenesses(
-    vectors: Sequence[Float32[np.ndarray, "_ width"]], reach: int
-) -> Float[np.ndarray, "shots shots"]:
+def likenesses(vectors: ShotVectors, reach: int) -> Float[np.ndarray, "shots shots"]:
     """Return how alike shots are, -1 to 1, for pairs at most `reach` apart (the later in columns); -1 elsewhere.
 
     Two shots are as alike as their most similar pictures: the camera may show the place only for a moment.
