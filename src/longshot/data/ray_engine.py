@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -42,6 +43,17 @@ def _run_counted(stage: Stage, unit: Unit, key: str, begun: Path) -> Outcome:
     outcome = run_unit(stage, unit, key)
     file.unlink()
     return outcome
+
+
+def _knock(address: str) -> None:
+    """UserError when nobody listens at HOST:PORT: Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"--engine ray: no Ray cluster at {address} ({reason})") from None
 
 
 class RayEngine:
@@ -98,7 +110,9 @@ class RayEngine:
     def _start(self, ray: Any) -> None:
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         where: dict[str, Any] = {"address": self.address or "local"}
-        if not self.address:
+        if self.address:
+            _knock(self.address)
+        else:
             where |= {"num_cpus": self.workers, "include_dashboard": False}
         for tries_left in (2, 1, 0):
             try:
