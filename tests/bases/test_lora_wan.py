@@ -1,13 +1,18 @@
 """LoRA on Wan: what ComfyUI's trainers write lands on diffusers' modules, and merged equals what diffusers does with peft."""
 
+import json
+
 import pytest
 import torch
 from adapters import factors, write_peft
-from pipelines import wan
+from pipelines import SMALL, saved, wan
 from safetensors.torch import save_file
 
+from commands import done, write_scene
 from longshot.bases.lora import apply, restore
 from longshot.bases.wan_names import wan_name
+from longshot.model.context import Context
+from longshot.scene import Scene, Shot
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +97,38 @@ def test_names_of_wans_own_code_cover_every_weight_of_the_network(network):
     ]
     modules = dict(network.named_modules())
     assert all(name in modules for name in names) and len(set(names)) == len(names)
+
+
+def test_a_film_is_made_and_goes_on_with_a_lora_and_every_way_to_need_less_memory(tmp_path):
+    small = SMALL[0]
+    folder, (width, height) = saved(small, tmp_path), small.size
+    write_peft(tmp_path / "a.safetensors", wan().transformer, ["blocks.0.attn1.to_q", "blocks.1.ffn.net.2"])
+    scene = write_scene(tmp_path / "scene.yaml", Scene(shots=[Shot(prompt="a dog waves", frames=5)] * 2))
+    asked = [
+        "--base",
+        folder,
+        "--size",
+        f"{width}x{height}",
+        "--steps",
+        2,
+        "--lora",
+        f"{tmp_path}/a.safetensors:0.5",
+    ]
+    less = [
+        "--weight-dtype",
+        "fp8",
+        "--offload",
+        "group",
+        "--tile-vae",
+        "--cache-dtype",
+        "fp8",
+        "--cache-device",
+        "cpu",
+    ]
+    film = tmp_path / "film"
+    done("sample", scene, "--out", film, "--mode", "causal", "--save-context", *asked, *less)
+    context = Context.load(film / "context/branch_0.safetensors")
+    assert {m.keys.dtype for m in context.memories} == {torch.float8_e4m3fn} and context.shots == (1, 2)
+    done("extend", film, "--prompt", "it walks", "--frames", 5, *asked, *less)
+    manifest = json.loads((film / "manifest.json").read_text())
+    assert len(manifest["shots"]) == 3 and manifest["loras"] == [f"{tmp_path}/a.safetensors:0.5"]
