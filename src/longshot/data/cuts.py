@@ -9,7 +9,7 @@ most DELAY frames after it is seen, so memory doesn't grow with the film.
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -26,8 +26,6 @@ TINY = (32, 18)
 
 
 class CutSettings(Settings):
-    detector: Literal["classic", "transnetv2"] = "classic"
-    """classic (no weights), or transnetv2 (a learned detector, from the extra longshot[transnet])"""
     ratio: float = 3.0
     """hard cut: how many times larger the change is than those of the 2 frames on either side (AdaptiveDetector)"""
     content: float = 12.0
@@ -365,7 +363,5 @@ def load_scenedetect() -> tuple[Any, Any]:
 
 
 def finder(settings: CutSettings, fps: float) -> Finder:
-    """Return the detector that the settings name."""
-    if settings.detector == "classic":
-        return Classic(settings, fps)
-    raise UserError(f"shots: detector {settings.detector!r} isn't known; use classic or transnetv2")
+    """Return the detector for a film of `fps` frames a second. One that is learned would be another branch here."""
+    return Classic(settings, fps)

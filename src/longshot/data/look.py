@@ -228,7 +228,7 @@ class _Sums:
     kept_s: float = 0.0
     all_s: float = 0.0
     reasons: Counter = field(default_factory=Counter)
-    reason_s: Counter = field(default_factory=Counter)
+    reason_s: dict[str, float] = field(default_factory=dict)
     films: set[str] = field(default_factory=set)
 
     def add(self, scene: SceneRow) -> None:
@@ -242,7 +242,7 @@ class _Sums:
                 self.scores.setdefault(name, []).append(value)
             for reason in shot.reasons or (scene.reasons if not scene.kept else ()):
                 self.reasons[reason] += 1
-                self.reason_s[reason] += shot.seconds
+                self.reason_s[reason] = self.reason_s.get(reason, 0.0) + shot.seconds
 
     def html(self, scenes: int, captions: dict[str, Row], failures: Sequence[str], out: Path) -> str:
         tiles = [
