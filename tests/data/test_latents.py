@@ -93,7 +93,7 @@ def test_the_stored_features_are_what_the_base_reads_of_the_prompts(made):
     for name, text in texts.items():
         [read] = base.encode_text([text])
         [stored] = base.network.encode_text([tensors[name].float()])
-        assert torch.allclose(stored, read, atol=0.02)  # float16 features
+        assert (stored - read).norm() < 0.01 * read.norm()  # float16 features
     assert [g.text for g in scene.groups] == [len(tensors[f"text.{k}"]) for k in range(3)]
 
 
