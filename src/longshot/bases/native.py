@@ -293,7 +293,7 @@ def _config_from_json(data: dict) -> NativeConfig:
     return config
 
 
-UNTAUGHT = ("jump", "pan_left", "pan_right")  # of the puppet world, what the shipped weights have not seen
+UNTAUGHT = ("pan_left", "pan_right")  # of the puppet world, what the shipped weights have not seen
 
 
 @lru_cache(maxsize=1)

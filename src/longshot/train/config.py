@@ -41,46 +41,46 @@ class StageConfig:
         return asdict(self)
 
 
-SMALL_WORLD = StreamConfig(
-    scenes=10, actions=("stand", "walk_left", "walk_right", "wave"), pan=0.0, pair=0.35
-)
-"""What the first shipped weights were trained on: no pans and no jumps, so that two CPU cores suffice."""
+SMALL_WORLD = StreamConfig(scenes=10, pan=0.0, pair=0.35)
+"""What the shipped weights were trained on: no pans, so that two CPU cores suffice."""
 NEAR = ("wide", "medium", "medium", "close")
 """Cameras of scenes: near ones more often, since that is where people are learned."""
 
 
-def single_shot(steps: int = 1600) -> StageConfig:
+def single_shot(steps: int = 3000) -> StageConfig:
     """Stage 1: the single-shot base, its text with rotary positions."""
-    stream = replace(SMALL_WORLD, scenes=24, frames=(4, 4, 8, 8, 12, 16), image=0.05)
-    sigma = SigmaDraw(mean=2.2, std=1.3)  # towards noise: that is where words decide what will be there
-    return StageConfig("single", steps, stream, sigma=sigma, decay=0.3, attributes=0.05)
+    stream = replace(SMALL_WORLD, scenes=32, frames=(4, 4, 8, 8), image=0.05, cameras=NEAR)
+    sigma = SigmaDraw(mean=2.0, std=1.4)  # towards noise: that is where words decide what will be there
+    return StageConfig("single", steps, stream, sigma=sigma, decay=0.7, ema=0.995, attributes=0.05)
 
 
 def lct(steps: int = 4400) -> StageConfig:
     """Stage 2: Long Context Tuning, bidirectional, with single shots mixed in (LCT sec. 3.2)."""
     stream = replace(
-        SMALL_WORLD, single=0.35, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.15, cameras=NEAR
+        SMALL_WORLD, single=0.35, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.35, cameras=NEAR
     )
-    sigma = SigmaDraw(mean=1.7, std=1.5, shared=0.35, history=0.4)
-    return StageConfig("lct", steps, stream, sigma=sigma, decay=0.5, ema=0.995, attributes=0.05, seed=2)
+    sigma = SigmaDraw(mean=1.8, std=1.45, shared=0.35, history=0.4)
+    return StageConfig(
+        "lct", steps, stream, sigma=sigma, lr=5e-4, decay=0.9, ema=0.996, attributes=0.05, seed=2
+    )
 
 
 def causal(steps: int = 400) -> StageConfig:
     """Stage 3: the context-causal fine-tune (LCT sec. 3.3)."""
     stream = replace(
-        SMALL_WORLD, single=0.2, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.15, cameras=NEAR
+        SMALL_WORLD, single=0.2, shots=(2, 5), frames=(4, 8, 8, 12), drop_global=0.35, cameras=NEAR
     )
-    sigma = SigmaDraw(causal_history=True, shared=0.15, history=0.6)
+    sigma = SigmaDraw(mean=1.8, std=1.45, causal_history=True, shared=0.15, history=0.6)
     return StageConfig(
         "causal",
         steps,
         stream,
         "causal",
         sigma,
-        lr=6e-4,
+        lr=4e-4,
         warmup=50,
-        decay=0.7,
-        ema=0.995,
+        decay=0.8,
+        ema=0.99,
         attributes=0.05,
         seed=3,
     )
