@@ -164,7 +164,7 @@ def test_an_episode_of_twenty_shots_and_more_rolls_on_with_a_window(tmp_path, we
 
 
 # -- runs that are stopped ----------------------------------------------------------------------------------------------
-STEPS = ("--steps", 25, "--scale", 1, "--mode", "causal", "--previews")
+STEPS = ("--steps", 40, "--scale", 1, "--mode", "causal", "--previews")
 
 
 @pytest.fixture(scope="session")
