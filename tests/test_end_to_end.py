@@ -164,7 +164,7 @@ def test_an_episode_of_twenty_shots_and_more_rolls_on_with_a_window(tmp_path, we
 
 
 # -- runs that are stopped ----------------------------------------------------------------------------------------------
-STEPS = ("--steps", 40, "--scale", 1, "--mode", "causal", "--previews")
+STEPS = ("--steps", 25, "--scale", 1, "--mode", "causal", "--previews")
 
 
 @pytest.fixture(scope="session")
@@ -179,7 +179,14 @@ def five(tmp_path_factory, weights) -> tuple[Path, Path]:
 def stopped(command: list, number: int, after: str) -> tuple[int, str]:
     """Runs a command in a process of its own and sends it a signal as soon as it has said something on stderr."""
     arguments = [sys.executable, "-m", "longshot", *map(str, command)]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        arguments,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell's background jobs ignore Ctrl-C, and children inherit that; a person's terminal doesn't.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         said = ""
         for line in process.stderr:
             said += line
