@@ -118,4 +118,7 @@ def flow_loss(
     return each.sum() / is_shot.sum(), each
 
 
-Solver = Literal["euler", "heun"]
+Solver = Literal["euler", "heun", "stochastic"]
+"""How a step is taken. euler, heun: along the velocity. stochastic: to the clean latent that the network sees now, with fresh
+noise of the next level on it (multistep consistency sampling, Song et al. 2023, arXiv 2303.01469, algorithm 1; diffusers calls it
+`stochastic_sampling`), so that an early error is not carried along."""

@@ -33,8 +33,9 @@ def _alone(base, plan, sampling):
         ("causal", "recomputed", 700),
     ],
 )
-def test_packed_plans_equal_plans_one_by_one(task, run, max_tokens):
-    base, sampling = ignorant(), Sampling(steps=2, guidance=1.5)
+@pytest.mark.parametrize("solver", ["euler", "stochastic"])
+def test_packed_plans_equal_plans_one_by_one(task, run, max_tokens, solver):
+    base, sampling = ignorant(), Sampling(steps=2, guidance=1.5, solver=solver)
     plans = _plans(base, task, run)
     told = []
     packed = denoise_packed(base, plans, sampling, max_tokens=max_tokens, on_plan=told.append)

@@ -79,6 +79,9 @@ def by_hand(base: Base, plan: Plan, sampling: Sampling) -> dict[int, Tensor]:
         for now, after in pairwise(sigmas):
             v = velocity(z, now)
             ahead = {s: z[s] + (after - now) * v[s] for s in z}
+            if sampling.solver == "stochastic":
+                fresh = {s: noise_of(plan[s], base.spec.channels, sigmas.index(now) + 1) for s in z}
+                ahead = {s: (1 - after) * (z[s] - now * v[s]) + after * fresh[s] for s in z}
             if sampling.solver == "heun" and after > 0:
                 w = velocity(ahead, after)
                 ahead = {s: z[s] + (after - now) * 0.5 * (v[s] + w[s]) for s in z}

@@ -1,9 +1,11 @@
 """The one loop: every mode against a sampler written by hand, and what must stay as it is."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from planned import by_hand, clip, shot, story
@@ -11,9 +13,10 @@ from torch import Tensor
 
 from core_fixtures import DoubleBase, FieldBase, few, quiet, small_base, some
 from longshot.errors import UserError
+from longshot.flow import sigma_table
 from longshot.layout import GLOBAL, Layout
 from longshot.model.context import Context
-from longshot.sample.denoise import Finished, Sampling, Step, denoise, noise_of
+from longshot.sample.denoise import Finished, Sampling, Step, denoise, generator_of, noise_of
 from longshot.sample.plan import Plan, autoregressive, reshoot, together
 
 pytestmark = quiet
@@ -24,6 +27,7 @@ EXACT = 1e-8
 PLAIN = Sampling(steps=3, shift=2.0, guidance=1.0)
 GUIDED = Sampling(steps=2, shift=3.0, guidance=2.5)
 HEUN = Sampling(steps=2, shift=1.0, guidance=1.0, solver="heun")
+STOCHASTIC = Sampling(steps=3, shift=2.0, guidance=2.5, solver="stochastic")
 GLOBAL_PROMPT = "[Story] a red hat"
 
 
@@ -105,12 +109,15 @@ def test_guidance_equals_two_separate_branches(mode):
 
 
 @pytest.mark.parametrize("mode", ["joint", "auto-regressive, causal, cached"])
-def test_heuns_method_equals_the_one_written_by_hand(mode):
-    assert close(make(MODES[mode], HEUN)[0], by_hand(BASE, MODES[mode], HEUN))
+@pytest.mark.parametrize("sampling", [HEUN, STOCHASTIC], ids=["heun", "stochastic"])
+def test_other_solvers_equal_those_written_by_hand(mode, sampling):
+    assert close(make(MODES[mode], sampling)[0], by_hand(BASE, MODES[mode], sampling))
 
 
 @pytest.mark.parametrize(
-    ("sampling", "given_"), [(PLAIN, ()), (GUIDED, (1,)), (HEUN, (2, 3))], ids=["plain", "guided", "heun"]
+    ("sampling", "given_"),
+    [(PLAIN, ()), (GUIDED, (1,)), (HEUN, (2, 3)), (STOCHASTIC, (2,))],
+    ids=["plain", "guided", "heun", "stochastic"],
 )
 def test_a_causal_cache_equals_recomputed_history(sampling, given_):
     shots = story(4, given_)
@@ -255,7 +262,7 @@ def test_what_history_was_read_at_is_written_in_its_memory():
     assert [m.sigma for m in last.contexts[0].memories] == [0.0, 0.125, 0.125]
 
 
-@pytest.mark.parametrize("sampling", [PLAIN, GUIDED], ids=["plain", "guided"])
+@pytest.mark.parametrize("sampling", [PLAIN, GUIDED, STOCHASTIC], ids=["plain", "guided", "stochastic"])
 def test_a_story_branches_from_a_saved_context_as_if_it_had_been_told_so_from_the_start(tmp_path, sampling):
     film, last = make(causal(story(4)), sampling)
     for branch, context in enumerate(last.contexts):
@@ -297,7 +304,7 @@ def test_an_interrupt_loses_only_the_shot_that_was_being_made():
 
 
 # -- the cache from a denoising step ----------------------------------------------------------------------------------------
-@pytest.mark.parametrize("sampling", [PLAIN, GUIDED], ids=["plain", "guided"])
+@pytest.mark.parametrize("sampling", [PLAIN, GUIDED, STOCHASTIC], ids=["plain", "guided", "stochastic"])
 def test_reused_steps_remember_the_shot_at_the_noise_level_nearest_to_the_context_sigma(sampling):
     plan = replace(causal(story(2)), context_sigma=0.6)
     reuse = replace(sampling, reuse_steps=True)
@@ -337,7 +344,7 @@ def test_reused_steps_save_one_forward_pass_a_shot():
 GOALS = {k: clip(k, 2) for k in range(1, 4)}
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", ["euler", "heun", "stochastic"])
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("plan", [together, autoregressive])
 def test_the_exact_velocity_lands_on_the_clean_latent_in_any_number_of_steps(plan, steps, solver):
@@ -350,6 +357,28 @@ def test_the_exact_velocity_lands_on_the_clean_latent_in_any_number_of_steps(pla
     assert all(torch.allclose(made[k], GOALS[k], rtol=0, atol=1e-5) for k in (1, 2, 3))
     for step in seen:
         assert all(torch.allclose(z, GOALS[k], rtol=0, atol=1e-4) for k, z in step.clean.items())
+
+
+def test_the_stochastic_solver_takes_the_steps_of_diffusers():
+    made, _ = make(
+        together("", story(1)),
+        Sampling(6, shift=1.0, guidance=1.0, solver="stochastic"),
+        FieldBase(lambda z, sigma, k: torch.tanh(z) * (1 + sigma)),
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
+    scheduler.set_timesteps(sigmas=sigma_table(6, 1.0)[:-1].tolist())
+    z = noise_of(shot(1), 2)
+    for step, (t, sigma) in enumerate(zip(scheduler.timesteps, scheduler.sigmas, strict=False), start=1):
+        drawn = generator_of(shot(1), step)
+        z = scheduler.step(torch.tanh(z) * (1 + sigma), t, z, generator=drawn).prev_sample
+    torch.testing.assert_close(made[1], z, atol=1e-5, rtol=1e-5)
+
+
+def test_fresh_noise_is_another_in_every_step_and_the_same_in_every_run():
+    drawn = [noise_of(shot(1), 2, step) for step in range(4)]
+    again = [noise_of(shot(1), 2, step) for step in range(4)]
+    assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in combinations(drawn, 2))
 
 
 def test_heuns_method_is_of_second_order_and_eulers_of_first():

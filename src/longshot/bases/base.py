@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from longshot.errors import UserError
+from longshot.flow import Solver
 from longshot.layout import Layout, RopeMode, Visibility
 from longshot.lint import Limits
 from longshot.model.context import Context
@@ -30,7 +31,8 @@ class Spec:
 
     size: pixels (width, height) of a frame by default. stride: pixels a token spans in (time, height, width).
     frame_offset: shots have `stride[0] * n + frame_offset` frames. max_frames, max_shots: what it was trained on.
-    display_scale: whole-number enlargement of frames written to video files. guidance, steps, shift: good sampling values.
+    display_scale: whole-number enlargement of frames written to video files. guidance, steps, shift, solver: good values for
+    sampling.
     prompts: how a shot learns what the scene is about. "group": the global prompt is a group of its own, which the shots attend
     to (LCT sec. 3.2). "joined": it is written before each shot's own prompt, since the base was trained on single shots that
     read one text each; then no layout has a group 0. cut: how the prompt of a shot that begins with a cut begins; LCT's mark
@@ -55,6 +57,7 @@ class Spec:
     rope: RopeMode
     prompts: Literal["group", "joined"] = "group"
     cut: str = SHOT_CUT
+    solver: Solver = "euler"
 
     def wording(self, global_prompt: str, prompt: str) -> str:
         """What the text encoder reads for a shot."""

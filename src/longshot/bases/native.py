@@ -48,7 +48,8 @@ TINY_SPEC = Spec(
     display_scale=8,
     guidance=1.5,
     steps=16,
-    shift=3.0,
+    shift=5.0,
+    solver="stochastic",
     rope="interleaved",
 )
 

@@ -36,7 +36,7 @@ def denoise_packed(
     out: list[Latents] = [{} for _ in plans]
     for indices in _packs(plans, sampling, max_tokens):
         runners = [Runner(base, plans[i], sampling, device) for i in indices]
-        if sampling.solver == "euler" and not sampling.reuse_steps:
+        if sampling.solver != "heun" and not sampling.reuse_steps:
             _run(base, runners)
             made = [runner.latents for runner in runners]
         else:
@@ -118,7 +118,7 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
     sizes = [layout.num_video for layout in layouts]
 
     for i in range(first.sampling.steps):
-        sigma, after = float(first.sigmas[i]), float(first.sigmas[i + 1])
+        sigma = float(first.sigmas[i])
         rows, levels = [], []
         for r, layout, todo, h, own in zip(runners, layouts, rounds, held, z, strict=True):
             level = dict.fromkeys(todo.denoise, sigma) | dict.fromkeys(h, r.plan.context_sigma)
@@ -129,6 +129,6 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
             zip(runners, layouts, rounds, v.split(sizes), strict=True)
         ):
             guided = r.guided(part, layout, todo.denoise)
-            z[k] = {s: z[k][s] + (after - sigma) * guided[s] for s in todo.denoise}
+            z[k] = {s: r.advanced(s, z[k][s], guided[s], i) for s in todo.denoise}
     for r, own in zip(runners, z, strict=True):
         r.latents |= own

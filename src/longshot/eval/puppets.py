@@ -32,6 +32,7 @@ from longshot.eval.marks import (
 )
 from longshot.eval.metrics import Difference, Mark, Score, difference, rate, score
 from longshot.eval.packed import denoise_packed
+from longshot.flow import Solver
 from longshot.puppets.render import render_place, render_portrait, render_shot
 from longshot.puppets.words import caption, single_caption
 from longshot.puppets.world import HEIGHT, WIDTH, PuppetScene, draw_characters, draw_scene
@@ -56,7 +57,7 @@ class EvalConfig:
     """What is scored, and how it is sampled.
 
     scenes: a task (of slow runs a quarter, at least 2). frames: of every shot. shots: of the
-    scenes of `joint`, `given_first` and `causal`. segments: of a roll-out. steps: Euler steps; guidance and shift: the base's
+    scenes of `joint`, `given_first` and `causal`. segments: of a roll-out. steps, guidance, shift and solver: the base's
     own where None. context_sigma: of what is given. samples: scenes a task that are kept to be looked at.
     guesses: shots that chance is estimated from, over a tenth as many scenes.
     """
@@ -67,9 +68,10 @@ class EvalConfig:
     frames: int = 8
     shots: int = 5
     segments: int = 12
-    steps: int = 12
+    steps: int | None = None
     guidance: float | None = None
     shift: float | None = None
+    solver: Solver | None = None
     context_sigma: float = 0.1
     samples: int = 3
     guesses: int = 4000
@@ -91,9 +93,10 @@ class EvalConfig:
     def sampling(self, base: Base) -> Sampling:
         spec = base.spec
         return Sampling(
-            self.steps,
+            spec.steps if self.steps is None else self.steps,
             spec.shift if self.shift is None else self.shift,
             spec.guidance if self.guidance is None else self.guidance,
+            spec.solver if self.solver is None else self.solver,
         )
 
 

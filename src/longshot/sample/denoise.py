@@ -26,8 +26,8 @@ Contexts = tuple[Context, ...]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to integrate. steps: Euler or Heun steps a shot (Heun evaluates twice a step); shift: of the noise levels towards
-    noise; guidance: classifier-free scale, 1 for none; reuse_steps: keep the keys and values of the denoising step whose
+    """How to integrate. steps: solver steps a shot (Heun evaluates twice a step); shift: of the noise levels towards noise;
+    guidance: classifier-free scale, 1 for none; reuse_steps: keep the keys and values of the denoising step whose
     noise level is nearest context_sigma as the cache, which saves a forward pass a shot (LCT sec. 3.3); cache_dtype: how the
     cache is kept, which changes later shots a little.
     """
@@ -42,8 +42,8 @@ class Sampling:
     def __post_init__(self):
         if self.cache_dtype not in get_args(CacheDtype):
             raise UserError(f"no cache dtype {self.cache_dtype!r}: use {', '.join(get_args(CacheDtype))}")
-        if self.solver not in ("euler", "heun"):
-            raise UserError(f"no solver {self.solver!r}: use euler or heun")
+        if self.solver not in get_args(Solver):
+            raise UserError(f"no solver {self.solver!r}: use {', '.join(get_args(Solver))}")
         if self.steps < 1:
             raise UserError(f"{self.steps} steps make no picture; use 1 or more")
         if self.guidance < 0 or self.shift <= 0:
@@ -75,12 +75,20 @@ class Finished:
     contexts: Contexts
 
 
-def noise_of(shot: PlannedShot, channels: int) -> Float[Tensor, "video channels"]:
-    """The shot's noise: a function of (seed, key, take) only, drawn on the CPU so that every machine draws the same."""
-    digest = hashlib.blake2b(repr(shot.noise).encode(), digest_size=7).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+def generator_of(shot: PlannedShot, step: int = 0) -> torch.Generator:
+    """Where a shot's noise comes from: a function of (seed, key, take) and of the step, on the CPU.
+
+    step: 0 for the noise the shot starts from; k for what a stochastic solver adds in its k-th step.
+    """
+    key = (*shot.noise, step) if step else shot.noise
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def noise_of(shot: PlannedShot, channels: int, step: int = 0) -> Float[Tensor, "video channels"]:
+    """The shot's noise of a step, drawn on the CPU so that every machine draws the same."""
     t, h, w = shot.grid
-    return torch.randn(t * h * w, channels, generator=generator)
+    return torch.randn(t * h * w, channels, generator=generator_of(shot, step))
 
 
 @dataclass(frozen=True)
@@ -191,6 +199,14 @@ class Runner:
         worded, wordless = by_branch
         return {s: torch.lerp(wordless[s], worded[s], self.sampling.guidance) for s in shots}
 
+    def advanced(self, shot: int, z: Tensor, v: Tensor, step: int) -> Tensor:
+        """A shot's z at the noise level after step `step` (from 0), as one evaluation moves it."""
+        sigma, after = self.sigmas[step], self.sigmas[step + 1]
+        if self.sampling.solver == "stochastic":
+            fresh = noise_of(self.plan[shot], self.base.spec.channels, step + 1).to(self.device)
+            return add_noise(z - sigma * v, fresh, after)
+        return z + (after - sigma) * v
+
     # -- one round ------------------------------------------------------------------------------------------------------
     def round(self, number: int, contexts: Contexts, on_step: Callable[[Step], None] | None) -> Finished:
         """Denoises one round's shots. With a cache, `contexts` hold its history; else history is recomputed in each step."""
@@ -228,7 +244,7 @@ class Runner:
                 clean = {s: z[s] - sigma * v[s] for s in todo.denoise}
                 at = (number + 1, len(self.plan.rounds), i + 1, self.sampling.steps)
                 on_step(Step(todo.denoise, *at, sigma, clean))
-            moved = {s: z[s] + (after - sigma) * v[s] for s in todo.denoise}
+            moved = {s: self.advanced(s, z[s], v[s], i) for s in todo.denoise}
             if self.sampling.solver == "heun" and after > 0:
                 w = velocity(moved, after)
                 moved = {s: z[s] + (after - sigma) * (v[s] + w[s]) / 2 for s in todo.denoise}
