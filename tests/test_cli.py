@@ -20,7 +20,8 @@ from commands import (
     scene_of,
     write_scene,
 )
-from longshot.cli import FormatName, Options, _mode_for
+from longshot.cli.films import mode_for
+from longshot.cli.options import FormatName, Options
 from longshot.formats import FORMATS
 from longshot.scene import Reference, Shot, load_scene
 
@@ -304,7 +305,7 @@ IMAGE = Reference(role="identity", path="x.png")
 def test_auto_says_what_it_chooses_and_why(capsys, shots, images, window, history, mode, said):
     made = scene_of(shots)
     made.shots[0].references = [IMAGE] * images
-    assert _mode_for("auto", made, Options(window=window), history) == mode
+    assert mode_for("auto", made, Options(window=window), history) == mode
     printed = capsys.readouterr().out
     assert printed.startswith(f"mode {mode}: ") and said in printed
 

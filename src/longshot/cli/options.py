@@ -1,0 +1,151 @@
+"""What a person can say of how to sample, and the arguments that commands share."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from longshot.errors import UserError
+
+if TYPE_CHECKING:
+    from longshot.bases.base import Base, Spec
+    from longshot.sample.denoise import Sampling
+    from longshot.sample.forecast import Savings
+    from longshot.scene import Scene
+
+Mode = Literal["auto", "joint", "causal", "bidirectional"]
+FormatName = Literal[
+    "entitybench", "storymem", "holocine", "shotstream", "longlive", "echoshot", "cinetrans", "lines"
+]
+ScenePath = Annotated[Positional[Path], arg(metavar="SCENE", help="a scene file, YAML or JSON")]
+Texts = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
+FilmPath = Annotated[Positional[Path], arg(metavar="FILM", help="a folder that `longshot sample` made")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to sample; what isn't given is the base's own good value."""
+
+    base: str = "tiny"
+    """a name that `longshot bases` lists, a weights file that `longshot train` wrote, a diffusers folder, or owner/repository
+    on the hub (with @revision to pin one)"""
+    size: str | None = None
+    """pixels of a frame, as WIDTHxHEIGHT; the base's own size if not given"""
+    steps: int | None = None
+    """solver steps a shot"""
+    guidance: float | None = None
+    """classifier-free guidance; 1 is none and halves the work"""
+    solver: Literal["euler", "heun", "stochastic"] | None = None
+    """stochastic puts fresh noise on in every step, which forgives a small base its early errors"""
+    shift: float | None = None
+    """shift of the noise levels towards noise"""
+    context_sigma: float = 0.1
+    """noise level at which history is held: 0.1 keeps detail, 0.5 keeps a long roll-out from drifting"""
+    window: int | None = None
+    """the most shots that see each other, the one being made included"""
+    device: str = "cpu"
+    lora: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """a LoRA of the base, as FILE or FILE:WEIGHT, or owner/repository/file.safetensors on the hub; again for another"""
+    cache_dtype: Literal["own", "fp32", "bf16", "fp8"] = "own"
+    """how the KV cache is kept: as the network computes it, or narrower, which moves later shots a little"""
+    cache_device: str | None = None
+    """where the KV cache is kept; cpu saves memory on a GPU and costs time"""
+    weight_dtype: Literal["own", "fp8"] = "own"
+    """of a pretrained base: fp8 takes half the memory of bf16 and moves pictures a little"""
+    offload: Literal["none", "group"] = "none"
+    """of a pretrained base: group keeps weights on the CPU and brings a block at a time"""
+    tile_vae: bool = False
+    """of a pretrained base: make pixels in tiles"""
+    seed: int | None = None
+    """instead of the scene's own"""
+    scale: int | None = None
+    """whole-number enlargement of the frames in the videos"""
+
+    def __post_init__(self):
+        for name in ("window", "scale"):
+            if (value := getattr(self, name)) is not None and not 1 <= value <= 1000:
+                raise UserError(f"--{name} {value}: use a whole number from 1 on")
+        for name in ("guidance", "shift", "context_sigma"):
+            if (value := getattr(self, name)) is not None and not math.isfinite(value):
+                raise UserError(f"--{name.replace('_', '-')} {value}: isn't a number to work with")
+
+    def sampling(self, base: "Base", reuse_steps: bool = False) -> "Sampling":
+        from longshot.sample.denoise import Sampling
+
+        spec = base.spec
+        return Sampling(
+            steps=spec.steps if self.steps is None else self.steps,
+            shift=spec.shift if self.shift is None else self.shift,
+            guidance=spec.guidance if self.guidance is None else self.guidance,
+            solver=spec.solver if self.solver is None else self.solver,
+            reuse_steps=reuse_steps,
+            cache_dtype=self.cache_dtype,
+        )
+
+    def open(self, causal: bool) -> "Base":
+        from dataclasses import replace
+
+        import torch
+
+        from longshot.bases import load_base
+        from longshot.bases.economy import Economy, economise
+
+        for option, device in (("--device", self.device), ("--cache-device", self.cache_device or "cpu")):
+            try:
+                torch.empty(0, device=device)
+            except (RuntimeError, AssertionError, NotImplementedError):
+                raise UserError(f"{option} {device}: there is none here; use cpu") from None
+        dtype = torch.float32 if self.device.startswith("cpu") else torch.bfloat16  # of pretrained bases
+        base = load_base(self.base, "causal" if causal else "bidirectional", dtype)
+        if self.lora:
+            from longshot.bases.lora import load_adapters
+
+            load_adapters(base, self.lora)
+        economise(base, Economy(self.weight_dtype, self.offload, self.tile_vae), self.device)
+        base.spec = replace(base.spec, size=self.frame_size(base.spec))
+        return base
+
+    def check_room(self, scene: "Scene", mode: str, folder: Path) -> None:
+        """UserError, before anything is loaded, for more shots than a pretrained base has memory for here."""
+        from longshot.bases import is_native, load_spec
+
+        if is_native(self.base):
+            return
+        from longshot.sample.forecast import check_room
+
+        size = None if self.size is None else self.frame_size(load_spec(self.base))
+        check_room(
+            scene,
+            self.base,
+            mode,
+            folder,
+            size=size,
+            window=self.window,
+            device=self.device,
+            savings=self.savings(),
+        )
+
+    def savings(self) -> "Savings":
+        """What is asked for to need less memory."""
+        from longshot.bases.economy import Economy
+        from longshot.sample.forecast import Savings
+
+        elsewhere = self.cache_device is not None and self.cache_device != self.device
+        return Savings(Economy(self.weight_dtype, self.offload, self.tile_vae), self.cache_dtype, elsewhere)
+
+    def frame_size(self, spec: "Spec") -> tuple[int, int]:
+        """(width, height) of the frames to make. Raises UserError for a size that the base can't make."""
+        if self.size is None:
+            return spec.size
+        width, x, height = self.size.lower().partition("x")
+        if not (x and width.isdecimal() and height.isdecimal()):
+            raise UserError(
+                f"--size {self.size}: write WIDTHxHEIGHT, for example {spec.size[0]}x{spec.size[1]}"
+            )
+        spec.grid(spec.min_frames, int(width), int(height))
+        return int(width), int(height)
+
+
+DEFAULTS = Options()

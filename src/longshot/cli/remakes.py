@@ -1,0 +1,104 @@
+"""The commands that go on with a finished film."""
+
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from longshot.cli.checks import check_shots, made_shot
+from longshot.cli.making import remake
+from longshot.cli.options import DEFAULTS, FilmPath, Options, Texts
+from longshot.errors import UserError
+
+
+def reshoot(
+    film: FilmPath,
+    shot: int,
+    prompt: str | None = None,
+    take: int | None = None,
+    options: Annotated[Options, arg(name="")] = DEFAULTS,
+) -> int:
+    """Make one shot of a film again, between the shots on both sides. The take it replaces is kept in takes/.
+
+    Args:
+        shot: its number in the scene.
+        prompt: other words for it.
+        take: which take; the next one if not given.
+    """
+    from dataclasses import replace
+
+    from longshot.sample.make import film_to_continue
+    from longshot.sample.plan import nearest, together
+    from longshot.sample.plan import reshoot as again
+    from longshot.scene import SHOT_CUT, Scene
+
+    base = options.open(causal=False)
+    reel = film_to_continue(film, base)
+    if shot not in reel.numbers:
+        raise UserError(f"{film}: has no shot {shot}; it has shots 1 to {len(reel.scene.shots)}")
+    place = reel.numbers.index(shot) + 1
+    seed, key, old_take = reel.shots[place - 1].noise
+    take, seed = old_take + 1 if take is None else take, seed if options.seed is None else options.seed
+    changed = {"take": take} | ({} if prompt is None else {"prompt": prompt})
+    changed |= {} if options.seed is None else {"seed": seed}
+    scene = Scene.model_validate(reel.scene.model_dump())
+    scene.shots[shot - 1] = made_shot(f"shot {shot}", scene.shots[shot - 1].model_dump() | changed)
+    findings = check_shots(film, scene, base, [shot])
+    words = None if prompt is None else scene.shot_prompts()[shot - 1]
+    if words and not reel.shots[place - 1].prompt.startswith(SHOT_CUT):  # a first-frame image has the cut
+        words = words.removeprefix(SHOT_CUT).lstrip()
+    new = again(reel.shots, place, words, take)
+    new[place - 1] = replace(new[place - 1], noise=(seed, key, take))
+    seen = nearest(len(new), place, options.window or base.spec.max_shots)
+    plan = together(scene.global_prompt(), new, options.context_sigma, seen=seen)
+    remake(base, plan, reel, reel.numbers, scene, film, options, "reshoot", findings)
+    return 0
+
+
+def extend(
+    film: FilmPath,
+    prompt: Texts,
+    frames: int | None = None,
+    cut: bool = False,
+    mode: Literal["causal", "bidirectional"] = "causal",
+    options: Annotated[Options, arg(name="")] = DEFAULTS,
+) -> int:
+    """Go on from the end of a film: one new segment a prompt, without a cut unless asked for.
+
+    Args:
+        prompt: what happens in each new segment.
+        frames: how long each is.
+        cut: begin each with a cut.
+        mode: with a KV cache, or recomputing the history.
+    """
+    from longshot.sample.film import FilmFolder
+    from longshot.sample.make import continued, film_to_continue
+    from longshot.sample.plan import autoregressive
+    from longshot.scene import Scene
+
+    prompts = [text for texts in prompt for text in texts]
+    if not prompts:
+        raise UserError("--prompt: say what happens in the new segment")
+    base = options.open(causal=mode == "causal")
+    reel = film_to_continue(film, base)
+    first = len(reel.scene.shots) + 1
+    new = [
+        made_shot(f"shot {n}", {"prompt": text, "cut": cut, "frames": frames})
+        for n, text in enumerate(prompts, start=first)
+    ]
+    scene = Scene.model_validate(reel.scene.model_dump() | {"shots": [*reel.scene.shots, *new]})
+    findings = check_shots(film, scene, base, range(first, first + len(new)))
+    shots, numbers = continued(base, reel, scene, options.seed)
+    plan = autoregressive(
+        scene.global_prompt(),
+        shots,
+        visibility="causal" if mode == "causal" else "scene",
+        memory="cache" if mode == "causal" else "recompute",
+        window=options.window or base.spec.max_shots,
+        context_sigma=options.context_sigma,
+    )
+    branches = options.sampling(base).branches
+    contexts = (
+        FilmFolder(film).load_contexts(base.fingerprint(), branches, reel.keys) if mode == "causal" else None
+    )
+    remake(base, plan, reel, numbers, scene, film, options, f"extend, {mode}", findings, contexts)
+    return 0

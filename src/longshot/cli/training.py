@@ -1,0 +1,116 @@
+"""The commands that train, and that score what was trained."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from longshot.cli.making import say
+from longshot.errors import UserError
+
+
+def train(
+    world: Annotated[Positional[Literal["puppets", "shards"]], arg(metavar="WORLD")],
+    out: Path,
+    stage: Literal["all", "single", "lct", "causal"] = "all",
+    steps: int | None = None,
+    init: Path | None = None,
+    data: Path | None = None,
+    budget: int = 20_000,
+    packs: int = 1,
+    workers: int = 1,
+    device: str = "cpu",
+    checkpoint_seconds: float = 180,
+) -> int:
+    """Train a native base: single shots, then Long Context Tuning, then the context-causal fine-tune. A stopped run goes on.
+
+    On several processes: torchrun --nproc-per-node 2 -m longshot train puppets --out DIR
+
+    Args:
+        world: puppets, drawn on the way; or shards, scenes that `longshot data` made.
+        out: the run's folder, with one folder a stage in it.
+        stage: one stage, or all of them in order.
+        steps: of this stage, instead of the recipe's.
+        init: weights that the first of these stages starts from; the others start from the stage before them.
+        data: the folder of the shards.
+        budget: of shards, the most tokens a pack of scenes has.
+        packs: of shards, packs a step; processes must share them evenly.
+        workers: processes that make scenes ready ahead.
+        checkpoint_seconds: how often the state is saved.
+    """
+    from longshot.train.stages import train_puppets, train_shards
+
+    if (world == "shards") != (data is not None):
+        raise UserError(
+            "--data: say where the shards lie" if data is None else "--data is for `longshot train shards`"
+        )
+    if data is None:
+        train_puppets(out, stage, steps, init, workers, device, checkpoint_seconds)
+    else:
+        train_shards(out, data, stage, steps, init, budget, packs, workers, device, checkpoint_seconds)
+    return 0
+
+
+def lora(
+    before: Annotated[Positional[str], arg(metavar="BEFORE")],
+    after: Annotated[Positional[str], arg(metavar="AFTER")],
+    out: Path,
+    rank: int = 16,
+) -> int:
+    """Write what a fine-tune did to a base as a LoRA, for `--lora`; says how much of it fits into the rank.
+
+    Args:
+        before: the base that was tuned: tiny, a weights file, a diffusers folder.
+        after: the same base, tuned.
+        out: the .safetensors file to write, in diffusers' layout.
+        rank: of every matrix; a larger one keeps more.
+    """
+    from longshot.bases import load_base
+    from longshot.bases.lora import difference, save_adapter
+
+    if rank < 1:
+        raise UserError(f"--rank {rank}: use a whole number from 1 on")
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: LoRAs are written as safetensors; the name must end in .safetensors")
+    old, new = (load_base(name) for name in (before, after))
+    networks = (getattr(base, "network") for base in (old, new))  # noqa: B009 - every base has one
+    adapter, share = difference(after, *networks, rank)
+    save_adapter(out, adapter)
+    print(f"{out}: rank {rank}, {share:.3f} of what changed")
+    return 0
+
+
+def eval_(
+    world: Annotated[Positional[Literal["puppets"]], arg(metavar="WORLD")],
+    out: Path,
+    scenes: int = 50,
+    seed: int = 0,
+    tasks: tuple[str, ...] = (),
+    bidirectional: str = "tiny",
+    causal: str = "tiny",
+) -> int:
+    """Score the tiny base against the puppet world's ground truth, a wrong-condition control and chance: scores.json.
+
+    Args:
+        world: what to score on.
+        out: the folder to write.
+        scenes: held-out scenes a task.
+        seed: which held-out scenes.
+        tasks: some tasks only; all when none are named.
+        bidirectional: weights for full attention.
+        causal: weights for context-causal attention.
+    """
+    from longshot.bases import load_base
+    from longshot.eval.puppets import EvalConfig, Progress, evaluate
+    from longshot.eval.report import write
+
+    config = EvalConfig(scenes=scenes, seed=seed, tasks=tasks)
+
+    def tell(at: Progress) -> None:
+        if at.done == at.total:
+            say(f"{at.task}: {at.run} done, {at.total} scenes")
+
+    scores = evaluate(load_base(bidirectional), load_base(causal, "causal"), config, tell)
+    write(scores, out)
+    print(f"{out / 'scores.json'}")
+    return 0
