@@ -1,5 +1,7 @@
 """What every pretrained base must do, on small random copies of each, in fp32. The oracle is diffusers' own code."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -189,6 +191,16 @@ def test_clips_and_pictures_have_as_many_latent_rows_as_their_grid(base):
         z = base.encode(clip)
         assert z.shape == (np.prod(grid), base.spec.channels) and z.std() > 0
         assert base.decode(z, grid).shape == clip.shape
+
+
+def test_frames_that_may_not_be_written_are_encoded_without_a_warning(base):
+    width, height = base.spec.size
+    clip = np.random.default_rng(2).integers(0, 255, (1, height, width, 3), dtype=np.uint8)
+    z = base.encode(clip)
+    clip.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(base.encode(clip), z)
 
 
 def test_a_first_frame_alone_has_the_latent_it_has_in_a_clip(base):

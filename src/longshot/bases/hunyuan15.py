@@ -2,7 +2,7 @@
 
 A shot's text has two parts: glyphs (ByT5, only where the prompt quotes text) and words (Qwen2.5-VL). Both are rows of one
 feature tensor here: a flag, then the features, padded to the wider encoder's width. Image tokens (SigLIP) are
-left out: the network decides over a whole batch whether it sees any, so a batch of shots can't mix (see `_run`).
+left out: the network decides over a whole batch whether it sees any, so a batch of shots can't mix (see `run`).
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from longshot.bases.base import Spec
-from longshot.bases.hub import Folder, fingerprint, limits_of, load_part, load_tokenizer
-from longshot.bases.shots import SceneAttention, ScenePass, pack, run_scenes, to_pixels, turn_pairs, unpack
+from longshot.bases.hub import Folder, load_part, load_tokenizer
+from longshot.bases.pipeline import PipelineBase
+from longshot.bases.shots import SceneAttention, ScenePass, turn_pairs
 from longshot.errors import UserError
-from longshot.layout import Layout, Visibility
-from longshot.lint import Limits
-from longshot.model.context import Context
 from longshot.model.rope import rotations
 
 HUNYUAN15 = Spec(
@@ -86,18 +84,22 @@ def _guider(folder: Folder) -> dict:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-class Hunyuan15Base:
+class Hunyuan15Base(PipelineBase):
     """A `Base` around diffusers' HunyuanVideo-1.5 pipeline."""
 
+    TEXT_TAKES_PART = True
+    ENCODERS = ("text_encoder", "text_encoder_2")
+
     def __init__(self, pipe: Any, spec: Spec):
-        self.pipe = pipe
-        self.spec = spec
-        self.network: Any = pipe.transformer
-        config = self.network.config
-        self.patch = (config.patch_size_t, config.patch_size, config.patch_size)
-        self.sizes = (config.num_layers, config.num_attention_heads, config.attention_head_dim)
+        config = pipe.transformer.config
         axes, theta = tuple(config.rope_axes_dim), config.rope_theta
-        self.attention = SceneAttention(turn_pairs, lambda position: rotations(position, axes, theta))
+        super().__init__(
+            pipe,
+            spec,
+            patch=(config.patch_size_t, config.patch_size, config.patch_size),
+            sizes=(config.num_layers, config.num_attention_heads, config.attention_head_dim),
+            attention=SceneAttention(turn_pairs, lambda position: rotations(position, axes, theta)),
+        )
         for layer, block in enumerate(self.network.transformer_blocks):
             block.attn.set_processor(_JointAttention(self.attention, layer))
         self.widths = (config.text_embed_dim, config.text_embed_2_dim)
@@ -131,18 +133,6 @@ class Hunyuan15Base:
         )
         return cls(pipe, spec)
 
-    @property
-    def device(self) -> torch.device:
-        return self.network.device
-
-    def to(self, device: str | torch.device) -> "Hunyuan15Base":
-        self.pipe.to(device)
-        return self
-
-    def fingerprint(self) -> str:
-        pipe = self.pipe
-        return fingerprint(self.network, pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
-
     # -- text -----------------------------------------------------------------------------------------------------------
     def tokenise(self, prompt: str) -> Int64[np.ndarray, " tokens"]:
         """The ids of the words as the encoder's chat template holds them, the fixed instruction in front left out."""
@@ -154,12 +144,10 @@ class Hunyuan15Base:
         )
         return np.asarray(out["input_ids"][0][self.pipe.prompt_template_encode_start_idx :], np.int64)
 
-    def _check_length(self, prompt: str) -> None:
+    def _check_lengths(self, prompt: str) -> None:
         from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import extract_glyph_texts
 
-        count, most = len(self.tokenise(prompt)), self.pipe.tokenizer_max_length
-        if count > most:
-            raise UserError(f"{self.spec.name} reads {most} tokens; a prompt has {count}: {prompt[:60]!r}...")
+        self.check_length(prompt, self.pipe.tokenizer_max_length)
         glyphs, room = extract_glyph_texts(prompt), self.pipe.tokenizer_2_max_length
         if glyphs and (count := len(self.pipe.tokenizer_2(glyphs).input_ids)) > room:
             raise UserError(
@@ -171,7 +159,7 @@ class Hunyuan15Base:
 
     @torch.no_grad()
     def _features(self, prompt: str) -> Float[Tensor, "tokens width"]:
-        self._check_length(prompt)
+        self._check_lengths(prompt)
         words, is_word, glyphs, is_glyph = self.pipe.encode_prompt(prompt, device=self.device)
         width = max(self.widths)
         words, glyphs = words[0][is_word[0].bool()], glyphs[0][is_glyph[0].bool()]
@@ -179,55 +167,18 @@ class Hunyuan15Base:
         flag = torch.cat([torch.ones_like(rows[0][:, :1]), torch.zeros_like(rows[1][:, :1])])
         return torch.cat([flag, torch.cat(rows)], 1)
 
-    def limits(self) -> Limits:
-        return limits_of(self.spec, lambda prompt: len(self.tokenise(prompt)))
+    # -- pixels and the network -----------------------------------------------------------------------------------------
+    def scale(
+        self, latent: Float[Tensor, "1 channels time height width"]
+    ) -> Float[Tensor, "1 channels time height width"]:
+        return latent * self.pipe.vae.config.scaling_factor
 
-    # -- pixels ---------------------------------------------------------------------------------------------------------
-    def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "video channels"]:
-        grid = self.spec.grid(len(frames), frames.shape[2], frames.shape[1])
-        vae = self.pipe.vae
-        x = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).float() / 127.5 - 1
-        with torch.no_grad():
-            latent = vae.encode(x.movedim(-1, 0)[None].to(vae.dtype)).latent_dist.mode()
-        return pack(latent * vae.config.scaling_factor, grid, self.patch).float()
+    def unscale(
+        self, latent: Float[Tensor, "1 channels time height width"]
+    ) -> Float[Tensor, "1 channels time height width"]:
+        return latent / self.pipe.vae.config.scaling_factor
 
-    def decode(
-        self, z: Float[Tensor, "video channels"], grid: tuple[int, int, int]
-    ) -> UInt8[np.ndarray, "frames height width 3"]:
-        vae = self.pipe.vae
-        latent = unpack(z.to(self.device, vae.dtype), grid, self.patch)
-        with torch.no_grad():
-            video = vae.decode(latent / vae.config.scaling_factor, return_dict=False)[0]
-        return to_pixels(self.pipe.video_processor.postprocess_video(video, output_type="np")[0])
-
-    # -- the network ----------------------------------------------------------------------------------------------------
-    def velocity(
-        self,
-        z: Float[Tensor, "video channels"],
-        text: Float[Tensor, "text width"],
-        sigma: Float[Tensor, " groups"],
-        layout: Layout,
-        visibility: Visibility,
-        past: Sequence[Context] | None = None,
-    ) -> Float[Tensor, "video channels"]:
-        return run_scenes(
-            self._run, self.sizes, True, z, text, sigma, layout, visibility, past, remember=False
-        )[0]
-
-    def remember(
-        self,
-        z: Float[Tensor, "video channels"],
-        text: Float[Tensor, "text width"],
-        sigma: Float[Tensor, " groups"],
-        layout: Layout,
-        visibility: Visibility,
-        past: Sequence[Context] | None = None,
-    ) -> tuple[Float[Tensor, "video channels"], list[Context]]:
-        return run_scenes(
-            self._run, self.sizes, True, z, text, sigma, layout, visibility, past, remember=True
-        )
-
-    def _run(self, scene: ScenePass) -> Float[Tensor, "video channels"]:
+    def run(self, scene: ScenePass) -> Float[Tensor, "video channels"]:
         dtype, config = self.network.dtype, self.network.config
         videos = scene.videos(self.patch).to(dtype)
         words, is_word = self._texts(scene, glyphs=False)

@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from longshot.bases.base import Spec
-from longshot.bases.hub import Folder, fingerprint, limits_of, load_part, load_tokenizer
-from longshot.bases.shots import SceneAttention, ScenePass, pack, run_scenes, to_pixels, turn_pairs, unpack
+from longshot.bases.hub import Folder, load_part, load_tokenizer
+from longshot.bases.pipeline import PipelineBase
+from longshot.bases.shots import SceneAttention, ScenePass, turn_pairs
 from longshot.errors import UserError
-from longshot.layout import Layout, Visibility
-from longshot.lint import Limits
-from longshot.model.context import Context
 from longshot.model.rope import rotations
 
 TEXT_ROWS = 512
@@ -83,21 +81,24 @@ def spec_of(folder: Folder) -> Spec:
     return replace(family, name=folder.name, stride=stride, channels=channels, shift=shift)
 
 
-class WanBase:
+class WanBase(PipelineBase):
     """A `Base` around diffusers' Wan pipeline."""
 
+    TEXT_TAKES_PART = False
+
     def __init__(self, pipe: Any, spec: Spec):
-        self.pipe = pipe
-        self.spec = spec
-        self.network: Any = pipe.transformer
-        config = self.network.config
-        dim = config.attention_head_dim
-        self.patch = tuple(config.patch_size)
-        self.sizes = (config.num_layers, config.num_attention_heads, dim)
+        network = pipe.transformer
+        dim = network.config.attention_head_dim
         side = 2 * (dim // 6)
         axes = (dim - 2 * side, side, side)
-        self.attention = SceneAttention(turn_pairs, lambda position: rotations(position, axes, THETA))
-        for layer, block in enumerate(self.network.blocks):
+        super().__init__(
+            pipe,
+            spec,
+            patch=tuple(network.config.patch_size),
+            sizes=(network.config.num_layers, network.config.num_attention_heads, dim),
+            attention=SceneAttention(turn_pairs, lambda position: rotations(position, axes, THETA)),
+        )
+        for layer, block in enumerate(network.blocks):
             block.attn1.set_processor(_SelfAttention(self.attention, layer))
 
     @staticmethod
@@ -126,17 +127,6 @@ class WanBase:
         )
         return cls(pipe, spec)
 
-    @property
-    def device(self) -> torch.device:
-        return self.network.device
-
-    def to(self, device: str | torch.device) -> "WanBase":
-        self.pipe.to(device)
-        return self
-
-    def fingerprint(self) -> str:
-        return fingerprint(self.network, self.pipe.vae, self.pipe.text_encoder)
-
     # -- text -----------------------------------------------------------------------------------------------------------
     def tokenise(self, prompt: str) -> Int64[np.ndarray, " tokens"]:
         from diffusers.pipelines.wan.pipeline_wan import prompt_clean
@@ -146,39 +136,27 @@ class WanBase:
     def encode_text(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ width"]]:
         features = []
         for prompt in prompts:
-            count = len(self.tokenise(prompt))
-            if count > TEXT_ROWS:
-                raise UserError(
-                    f"{self.spec.name} reads {TEXT_ROWS} tokens; a prompt has {count}: {prompt[:60]!r}..."
-                )
+            count = self.check_length(prompt, TEXT_ROWS)
             rows, _ = self.pipe.encode_prompt(
                 prompt, do_classifier_free_guidance=False, max_sequence_length=TEXT_ROWS, device=self.device
             )
             features.append(rows[0, :count])
         return features
 
-    def limits(self) -> Limits:
-        return limits_of(self.spec, lambda prompt: len(self.tokenise(prompt)))
+    # -- pixels and the network -----------------------------------------------------------------------------------------
+    def scale(
+        self, latent: Float[Tensor, "1 channels time height width"]
+    ) -> Float[Tensor, "1 channels time height width"]:
+        mean, std = self._moments(latent)
+        return (latent - mean) / std
 
-    # -- pixels ---------------------------------------------------------------------------------------------------------
-    def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "video channels"]:
-        grid = self.spec.grid(len(frames), frames.shape[2], frames.shape[1])
-        x = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).float() / 127.5 - 1
-        with torch.no_grad():
-            latent = self.pipe.vae.encode(x.movedim(-1, 0)[None].to(self.pipe.vae.dtype)).latent_dist.mode()
-        mean, std = self._scale(latent)
-        return pack((latent - mean) / std, grid, self.patch).float()
+    def unscale(
+        self, latent: Float[Tensor, "1 channels time height width"]
+    ) -> Float[Tensor, "1 channels time height width"]:
+        mean, std = self._moments(latent)
+        return latent * std + mean
 
-    def decode(
-        self, z: Float[Tensor, "video channels"], grid: tuple[int, int, int]
-    ) -> UInt8[np.ndarray, "frames height width 3"]:
-        latent = unpack(z.to(self.device, self.pipe.vae.dtype), grid, self.patch)
-        mean, std = self._scale(latent)
-        with torch.no_grad():
-            video = self.pipe.vae.decode(latent * std + mean, return_dict=False)[0]
-        return to_pixels(self.pipe.video_processor.postprocess_video(video, output_type="np")[0])
-
-    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and spread of latents, a channel each."""
         config = self.pipe.vae.config
         mean, std = (
@@ -186,34 +164,7 @@ class WanBase:
         )
         return mean, std
 
-    # -- the network ----------------------------------------------------------------------------------------------------
-    def velocity(
-        self,
-        z: Float[Tensor, "video channels"],
-        text: Float[Tensor, "text width"],
-        sigma: Float[Tensor, " groups"],
-        layout: Layout,
-        visibility: Visibility,
-        past: Sequence[Context] | None = None,
-    ) -> Float[Tensor, "video channels"]:
-        return run_scenes(
-            self._run, self.sizes, False, z, text, sigma, layout, visibility, past, remember=False
-        )[0]
-
-    def remember(
-        self,
-        z: Float[Tensor, "video channels"],
-        text: Float[Tensor, "text width"],
-        sigma: Float[Tensor, " groups"],
-        layout: Layout,
-        visibility: Visibility,
-        past: Sequence[Context] | None = None,
-    ) -> tuple[Float[Tensor, "video channels"], list[Context]]:
-        return run_scenes(
-            self._run, self.sizes, False, z, text, sigma, layout, visibility, past, remember=True
-        )
-
-    def _run(self, scene: ScenePass) -> Float[Tensor, "video channels"]:
+    def run(self, scene: ScenePass) -> Float[Tensor, "video channels"]:
         dtype = self.network.dtype
         with self.attention.during(scene, 0, self.device):
             out = self.network(
