@@ -24,9 +24,16 @@ from longshot.files import write_text
 
 SHOT_CUT = "[SHOT CUT]"
 """Prefix of the prompt of a shot that begins with a real cut (METHOD sec. 1)."""
+PLACE_PROMPT = f"{SHOT_CUT} Nobody is there."
+"""The prompt of an environment image."""
 
 Role = Literal["identity", "environment", "first_frame", "last_frame", "video"]
 ROLES: tuple[str, ...] = get_args(Role)
+
+
+def identity_prompt(character: int) -> str:
+    """The prompt of an identity image: it names the character and nothing else, no camera, no action and no place."""
+    return f"{SHOT_CUT} Character {character}."
 
 
 class _Part(BaseModel):

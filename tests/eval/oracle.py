@@ -13,7 +13,7 @@ from longshot.puppets.render import render_shot
 from longshot.sample.denoise import noise_of
 
 SMALL = NativeConfig(
-    TINY_SPEC,
+    replace(TINY_SPEC, solver="euler"),  # along which the oracle can tell a shot by its noise
     MMDiTConfig(
         channels=TINY_SPEC.channels,
         text_dim=128,

@@ -1,9 +1,13 @@
 """Invariant 7, for scenes drawn on the fly: any number of workers and ranks see the same examples, each once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from longshot.train.puppets import Example, PuppetSteps, StreamConfig, stream
+from longshot.puppets.render import render_place, render_portrait
+from longshot.scene import PLACE_PROMPT, identity_prompt
+from longshot.train.puppets import LONGEST, Example, PuppetSteps, StreamConfig, stream
 
 CONFIG = StreamConfig(
     scenes=5, single=0.3, shots=(2, 3), frames=(4, 8), image=0.3, drop_text=0.2, drop_global=0.2
@@ -61,3 +65,26 @@ def test_the_mix_of_examples_is_the_one_asked_for():
     single = np.mean([len(e.shots) == 1 for e in many])
     # 100 examples: three standard errors are 0.14 at most
     assert abs(one_frame - 0.3) < 0.14 and abs(wordless - 0.2) < 0.14 and abs(single - 0.3) < 0.14
+
+
+def test_a_scene_with_a_portrait_shows_one_of_its_people_and_maybe_its_place_before_its_shots():
+    config = replace(CONFIG, single=0.0, shots=(2, 5), drop_text=0.0, portraits=1.0)
+    orders = set()
+    for k in range(20):
+        for example in PuppetSteps(config, 2)[k]:
+            truth = example.truth
+            assert len(truth.stills) == len(truth.scene.shots) == len(example.shots) == len(example.prompts)
+            if truth.portrait is None:
+                assert len(example.shots) > LONGEST
+                continue
+            (acting,) = truth.scene.shots[truth.portrait].cast
+            assert example.prompts[truth.portrait] == identity_prompt(acting.who + 1)
+            person = truth.scene.characters[acting.who]
+            (picture,) = example.shots[truth.portrait]
+            assert np.array_equal(picture, render_portrait(person, facing=acting.facing))
+            number = 1 + (PLACE_PROMPT in example.prompts[:2])
+            if number == 2:
+                (place,) = example.shots[1 - truth.portrait]
+                assert np.array_equal(place, render_place(truth.scene.environment, truth.scene.time))
+            orders.add((number, truth.portrait))
+    assert orders == {(1, 0), (2, 0), (2, 1)}

@@ -38,6 +38,7 @@ from longshot.puppets.words import caption, single_caption
 from longshot.puppets.world import HEIGHT, WIDTH, PuppetScene, draw_characters, draw_scene
 from longshot.sample.denoise import Sampling
 from longshot.sample.plan import Plan, PlannedShot, autoregressive, together
+from longshot.scene import PLACE_PROMPT, identity_prompt
 
 Frames = UInt8[np.ndarray, "_ 32 48 3"]  # each shot has its own length
 HELD_OUT = 0x4E1D0  # the first word of every spawn key
@@ -375,8 +376,8 @@ def _back(plan: Callable[[Maker], Planned]) -> Callable[[Maker], Planned]:
 def _composed(m: Maker) -> list[PlannedShot]:
     who, place = m.shown.characters[0], (m.shown.environment, m.shown.time)
     return [
-        m.picture(1, "[SHOT CUT] Medium shot. Character 1 stands.", render_portrait(who)),
-        m.picture(2, "[SHOT CUT] Wide shot. Nobody.", render_place(*place)),
+        m.picture(1, identity_prompt(1), render_portrait(who)),
+        m.picture(2, PLACE_PROMPT, render_place(*place)),
         m.shot(3, m.case.prompts[0], m.case.scene.shots[0].frames),
     ]
 

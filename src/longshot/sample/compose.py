@@ -4,14 +4,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from longshot.bases.base import Base
+from longshot.bases.base import Codec
 from longshot.errors import UserError
 from longshot.sample.plan import Plan, PlannedShot, autoregressive
 from longshot.sample.story import Story, still
+from longshot.scene import PLACE_PROMPT, identity_prompt
 
 
 def composition(
-    base: Base, story: Story, people: Mapping[int, Path], environment: Path, window: int, context_sigma: float
+    base: Codec,
+    story: Story,
+    people: Mapping[int, Path],
+    environment: Path,
+    window: int,
+    context_sigma: float,
 ) -> tuple[Plan, Story]:
     """A plan in which every shot sees the place, the person who is in force, and the shots made with that person.
 
@@ -35,15 +41,10 @@ def composition(
 
     for shot, number in zip(story.shots, story.numbers, strict=True):
         if number == 1 and not place:
-            place = add(
-                _image(base, environment, "the environment image", "[SHOT CUT] Nobody is there."), None
-            )
+            place = add(_image(base, environment, "the environment image", PLACE_PROMPT), None)
         if number is not None and number in people:
-            words = "[SHOT CUT] Character 1 stands."
-            era = [
-                place,
-                add(_image(base, people[number], f"the identity image for shot {number}", words), None),
-            ]
+            label = f"the identity image for shot {number}"
+            era = [place, add(_image(base, people[number], label, identity_prompt(1)), None)]
         at = add(shot, number)
         sees[at] = era[:2] + era[max(len(era) - room, 2) :]
         era.append(at)
@@ -59,6 +60,6 @@ def composition(
     return plan, replace(story, shots=tuple(shots), numbers=tuple(numbers))
 
 
-def _image(base: Base, path: Path, label: str, prompt: str) -> PlannedShot:
+def _image(base: Codec, path: Path, label: str, prompt: str) -> PlannedShot:
     grid = base.spec.grid(base.spec.min_frames, *base.spec.size)
     return PlannedShot(1, label, prompt, grid, (0, label, 0), base.encode(still(path, base.spec)))

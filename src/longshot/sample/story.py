@@ -12,7 +12,7 @@ from longshot.errors import UserError
 from longshot.files import inside
 from longshot.lint import scene_frames
 from longshot.sample.plan import PlannedShot
-from longshot.scene import ROLES, SHOT_CUT, Reference, Scene, Shot
+from longshot.scene import PLACE_PROMPT, ROLES, SHOT_CUT, Reference, Scene, Shot, identity_prompt
 from longshot.video import is_picture, probe, read_frames, read_image
 
 Frames = UInt8[np.ndarray, "frames height width 3"]
@@ -106,8 +106,8 @@ class _Teller:
         """An image beside a shot, as a one-frame shot of its own."""
         picture = still(inside(self.folder, reference.path), self.base.spec)
         words = {
-            "identity": f"{SHOT_CUT} Character {reference.character or 1}.",
-            "environment": f"{SHOT_CUT} {self.scene.environment}".strip(),
+            "identity": identity_prompt(reference.character or 1),
+            "environment": PLACE_PROMPT,
         }.get(reference.role, prompt)
         role = reference.role.replace("_", " ")
         self.shots.append(

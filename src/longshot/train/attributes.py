@@ -8,7 +8,7 @@ the features of a vision model in the place of the world's own truth.
 
 import re
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -93,7 +93,8 @@ def shown(example: Example, shot: int, grid: tuple[int, int, int], spec: Spec) -
         return labels.reshape(-1, len(ATTRIBUTES))
     scene, still = example.truth.scene, example.truth.stills[shot - 1]
     there = scene.shots[shot - 1]
-    labels[:] = _labels(scene)
+    if shot - 1 != example.truth.portrait:
+        labels[:] = _labels(scene)
     middles = (np.arange(W) + 0.5) * spec.stride[2]
     for t in range(T if there.cast else 0):
         frame = still if still is not None else (t + 0.5) * spec.stride[0]
@@ -119,7 +120,7 @@ class AttributeReaders(nn.Module):
         """The cross-entropy of each row, summed over what it says; 0 for a row that says nothing."""
         each = (
             F.cross_entropy(scores[:, a:b], labels[:, i], ignore_index=UNSAID, reduction="none")
-            for i, (a, b) in enumerate(zip(self.edges, self.edges[1:], strict=False))
+            for i, (a, b) in enumerate(pairwise(self.edges))
         )
         return torch.stack(list(each)).sum(0)
 

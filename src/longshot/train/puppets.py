@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,17 +12,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from longshot.bases.native import NativeBase
 from longshot.errors import UserError
-from longshot.puppets.render import render
+from longshot.puppets.render import render, render_place, render_portrait
 from longshot.puppets.words import caption, single_caption
-from longshot.puppets.world import ACTIONS, CAMERAS, PuppetScene, draw_scene
+from longshot.puppets.world import ACTIONS, CAMERAS, WIDTH, Acting, PuppetScene, PuppetShot, draw_scene
+from longshot.scene import PLACE_PROMPT, identity_prompt
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What an example was drawn from. stills: for a shot that became an image, which of its frames; None for the others."""
+    """What an example was drawn from.
+
+    stills: for a shot that became an image, which of its frames; None for the others. portrait: the shot, from 0, that is a
+    picture of somebody elsewhere, or None.
+    """
 
     scene: PuppetScene
     stills: tuple[int | None, ...]
+    portrait: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,9 @@ class Example:
         return [(base.encode(s), base.spec.grid(*size)) for s, size in zip(self.shots, sizes, strict=True)]
 
 
+LONGEST = 4
+
+
 @dataclass(frozen=True)
 class StreamConfig:
     """What a step is made of.
@@ -50,7 +59,9 @@ class StreamConfig:
     scenes: examples a step over all ranks. single: share of them that are one shot with one prompt (keeps the base's
     ability, LCT sec. 3.2). shots: range of shots a scene, both ends included. frames: lengths to draw a shot's from.
     image: chance that a shot is replaced by one of its own frames (what makes image conditions work). drop_text: chance
-    that an example loses all its words (for guidance); drop_global: that it loses only its global prompt.
+    that an example loses all its words (for guidance); drop_global: that it loses only its global prompt. portraits: that a
+    scene begins with a picture of one of its people before a plain backdrop, and as often again of its place, as composition
+    is given them (LCT sec. 4.3), in either order; such a scene has at most `LONGEST` shots besides.
     """
 
     scenes: int
@@ -64,6 +75,7 @@ class StreamConfig:
     image: float = 0.1
     drop_text: float = 0.1
     drop_global: float = 0.0
+    portraits: float = 0.0
 
     def steps(self, seed: int, rank: int = 0, num_ranks: int = 1) -> "PuppetSteps":
         """A rank's share of every step. Raises UserError when there are fewer scenes a step than ranks."""
@@ -94,7 +106,37 @@ def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
         global_prompt, prompts = "", [""] * len(prompts)
     elif chance < config.drop_text + config.drop_global:
         global_prompt = ""
-    return Example(tuple(seen), global_prompt, tuple(prompts), Truth(scene, tuple(stills)))
+    example = Example(tuple(seen), global_prompt, tuple(prompts), Truth(scene, tuple(stills)))
+    if 1 < len(seen) <= LONGEST and rng.random() < config.portraits:
+        return _with_pictures(example, rng)
+    return example
+
+
+def _with_pictures(example: Example, rng: np.random.Generator) -> Example:
+    """The scene behind a portrait of one of its people and, as often as not, a picture of its place, in either order."""
+    assert example.truth is not None
+    scene, stills = example.truth.scene, example.truth.stills
+    who, facing = int(rng.integers(len(scene.characters))), int(rng.choice((-1, 1)))
+    portrait = PuppetShot("medium", 0, (Acting(who, "stand", WIDTH / 2, facing, facing),), 1, True)
+    pictures = [(portrait, render_portrait(scene.characters[who], facing=facing), identity_prompt(who + 1))]
+    if rng.random() < 0.5:
+        place = PuppetShot("wide", 0, (), 1, True)
+        pictures.append((place, render_place(scene.environment, scene.time), PLACE_PROMPT))
+        if rng.random() < 0.5:
+            pictures.reverse()
+    shots, pixels, prompts = zip(*pictures, strict=True)
+    worded = any(example.prompts)
+    truth = Truth(
+        replace(scene, shots=(*shots, *scene.shots)),
+        (*(0 for _ in pictures), *stills),
+        portrait=shots.index(portrait),
+    )
+    return Example(
+        (*(p[None] for p in pixels), *example.shots),
+        example.global_prompt,
+        (*(p if worded else "" for p in prompts), *example.prompts),
+        truth,
+    )
 
 
 class PuppetSteps(Dataset):
