@@ -234,6 +234,20 @@ def test_weights_that_are_none_are_refused(tmp_path, scene, weights):
     assert "has shape" in line(tmp_path / "other.safetensors")
     assert not (tmp_path / "film").exists()
     assert "no base 'nope'" in refused("lint", scene, "--base", "nope")
+    for command in (["sample", scene, "--out", tmp_path / "film"], ["lint", scene], ["plan", scene]):
+        line = refused(*command, "--base", tmp_path / "no.safetensors")
+        assert line == f"{tmp_path / 'no.safetensors'}: there is no such weights file"
+    assert "no weights of it ship" in refused("sample", scene, "--out", tmp_path / "f", "--base", "native-3b")
+
+
+def test_the_config_of_a_weights_file_is_enough_to_lint_and_to_choose_a_mode(tmp_path, scene, weights):
+    """All numbers of a weights file but its header are gone; only loading it fails."""
+    raw = weights.read_bytes()
+    header = 8 + int.from_bytes(raw[:8], "little")
+    (tmp_path / "hollow.safetensors").write_bytes(raw[:header] + b"\xff" * (len(raw) - header))
+    assert "nothing to say" in done("lint", scene, "--base", tmp_path / "hollow.safetensors").out
+    options = Options(base=str(tmp_path / "hollow.safetensors"))
+    assert mode_for("auto", load_scene(scene), options, "recent") == "joint"
 
 
 GIVEN = {

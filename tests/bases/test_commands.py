@@ -1,6 +1,7 @@
 """Every command on every pretrained base, text encoders and VAE and all: real files in, a film out."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -84,8 +85,6 @@ def test_a_scene_is_made_with_pictures_and_clips_given_through_the_vae(place, op
 
 def test_a_film_goes_on_from_its_cache_as_it_goes_on_from_its_latents(film, options, tmp_path):
     """A cache on disk and one made again from cached latents are the same: nothing is decoded and encoded again."""
-    import shutil
-
     before = latents(film)
     for name in ("kept", "again"):
         shutil.copytree(film, tmp_path / name)
@@ -99,8 +98,6 @@ def test_a_film_goes_on_from_its_cache_as_it_goes_on_from_its_latents(film, opti
 
 
 def test_a_shot_is_made_again_between_its_neighbours(film, options, tmp_path):
-    import shutil
-
     shutil.copytree(film, tmp_path / "film")
     run("reshoot", tmp_path / "film", "--shot", 2, *options)
     before, now = latents(film), latents(tmp_path / "film")
@@ -118,3 +115,32 @@ def test_a_person_and_a_place_are_composed(place, options, tmp_path):
     images = ["--identity", place / "person.png", "--environment", place / "street.png"]
     run("compose", place / "scene.yaml", "--out", tmp_path / "film", *images, *options)
     whole(tmp_path / "film", 3)
+
+
+def test_every_command_says_that_there_is_no_room_before_it_loads_anything(
+    film, place, folder, options, capsys, tmp_path
+):
+    """The config is made that of a far larger network, and the weights are taken away."""
+    huge = tmp_path / folder.name
+    shutil.copytree(folder, huge)
+    config = json.loads((huge / "transformer/config.json").read_text())
+    (huge / "transformer/config.json").write_text(json.dumps(config | {"num_attention_heads": 10**5}))
+    for weights in huge.rglob("*.safetensors"):
+        weights.unlink()
+    shutil.copytree(film, tmp_path / "film")
+    before = sorted(p.name for p in (tmp_path / "film").rglob("*"))
+    picture, new = place / "person.png", ["--out", tmp_path / "new"]
+    for command in (
+        ["sample", place / "scene.yaml", *new],
+        ["interpolate", place / "scene.yaml", *new],
+        ["compose", place / "scene.yaml", *new, "--identity", picture, "--environment", picture],
+        ["reshoot", tmp_path / "film", "--shot", 2],
+        ["extend", tmp_path / "film", "--prompt", "the dog walks on", "--frames", 5],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in (*command, *options[:1], huge, *options[2:])])
+        told = capsys.readouterr().err
+        assert stop.value.code == 2 and told.count("\n") == 1
+        assert "shots and images" in told and f"on {folder.name}; " in told and "are free" in told
+    assert not (tmp_path / "new").exists()
+    assert sorted(p.name for p in (tmp_path / "film").rglob("*")) == before

@@ -20,7 +20,10 @@ from longshot.errors import UserError
 from longshot.layout import Group, Layout
 from longshot.model.context import Context
 from longshot.model.cost import Machine
-from longshot.sample.forecast import Savings, check_room, forecast_scene, lines
+from longshot.sample.denoise import Sampling
+from longshot.sample.forecast import Savings, check_room, forecast_scene, lines, outline_of
+from longshot.sample.plan import autoregressive, together
+from longshot.sample.story import tell
 from longshot.scene import Scene, Shot, load_scene
 
 CAFE = Path(__file__).resolve().parents[2] / "examples" / "cafe.yaml"
@@ -140,14 +143,34 @@ IDLE = Machine("none", 1, 1, 1, 1)
 SCENE = Scene(shots=[Shot(prompt="a dog waves", frames=121), *[Shot(prompt="it walks", frames=121)] * 4])
 
 
+def room_of(mode: str, free: int, **savings) -> None:
+    """Checks the room of five shots on a machine with so many bytes free."""
+    outline = outline_of("wan2.2-ti2v-5b", savings=Savings(**savings))
+    story = tell(SCENE, outline.codec, Path())
+    spec = outline.codec.spec
+    sampling = Sampling(spec.steps, spec.shift, spec.guidance, cache_dtype=savings.get("cache_dtype", "own"))
+
+    def plan_for(mode: str, window: int | None):
+        if mode == "joint":
+            return together(story.global_prompt, story.shots, window=window or spec.max_shots)
+        how = ("causal", "cache") if mode == "causal" else ("scene", "recompute")
+        return autoregressive(
+            story.global_prompt,
+            story.shots,
+            visibility=how[0],
+            memory=how[1],
+            window=window or spec.max_shots,
+        )
+
+    check_room(outline, plan_for, mode, sampling, others=("causal", "bidirectional"), free=free)
+
+
 def test_more_shots_than_memory_allows_is_said_with_what_fits():
     def needs(mode: str, window: int | None = None) -> int:
         f = forecast_scene(SCENE, "wan2.2-ti2v-5b", mode, machine=IDLE, window=window)
         return f.weights + f.modes[0].working_bytes
 
-    def check(mode: str, free: int) -> None:
-        check_room(SCENE, "wan2.2-ti2v-5b", mode, Path(), free=free)
-
+    check = room_of
     check("joint", needs("joint"))
     with pytest.raises(
         UserError,
@@ -200,5 +223,5 @@ def test_more_room_by_a_narrow_cache_lets_a_scene_through():
     weights, cache, working = needs()
     free = weights + working - cache // 4
     with pytest.raises(UserError, match="need"):
-        check_room(SCENE, "wan2.2-ti2v-5b", "causal", Path(), free=free)
-    check_room(SCENE, "wan2.2-ti2v-5b", "causal", Path(), free=free, savings=Savings(cache_dtype="bf16"))
+        room_of("causal", free)
+    room_of("causal", free, cache_dtype="bf16")

@@ -120,7 +120,7 @@ def test_the_config_of_a_weights_file_is_forecast_without_reading_its_weights(tm
     [
         ("huge", "auto", "no base 'huge': use tiny, or a .safetensors file"),
         ("tiny", "backwards", "no mode 'backwards': use auto, joint"),
-        ("missing.safetensors", "auto", "missing.safetensors: not a readable safetensors file"),
+        ("missing.safetensors", "auto", "missing.safetensors: there is no such weights file"),
     ],
 )
 def test_what_cannot_be_forecast_is_named(base, mode, message):

@@ -27,6 +27,14 @@ def is_native(name: str) -> bool:
     return name == "tiny" or Path(name).suffix == ".safetensors"
 
 
+def refuse_preset(name: str) -> None:
+    """UserError for the name of a preset that has no weights."""
+    from longshot.bases.native import PRESETS
+
+    if name in PRESETS and not is_native(name):
+        raise UserError(f"{name}: is a preset to plan with and to train; no weights of it ship")
+
+
 def load_base(
     name: str = "tiny", weights: Weights = "bidirectional", dtype: "torch.dtype | None" = None
 ) -> "Base":
@@ -40,10 +48,8 @@ def load_base(
     if is_native(name):
         from longshot.bases.native import NativeBase
 
-        path = ASSETS / f"tiny-{weights}.safetensors" if name == "tiny" else Path(name)
-        if not path.is_file():
-            raise UserError(f"{name}: there is no such weights file")
-        return NativeBase.load(path)
+        return NativeBase.load(ASSETS / f"tiny-{weights}.safetensors" if name == "tiny" else Path(name))
+    refuse_preset(name)
     import torch
 
     from longshot.bases.hub import need_diffusers, open_folder
@@ -54,9 +60,11 @@ def load_base(
 
 
 def load_spec(name: str) -> "Spec":
-    """The facts of a base; of a pretrained one only its configs are read."""
-    if is_native(name):
-        return load_base(name).spec
+    """The facts of a base, from its config alone: no weights are read."""
+    from longshot.bases.native import PRESETS, config_of
+
+    if name in PRESETS or is_native(name):
+        return config_of(name).spec
     from longshot.bases.shape import known_shapes
 
     if name in (known := known_shapes()):

@@ -214,6 +214,7 @@ class NativeBase:
     def load(cls, path: Path) -> "NativeBase":
         """Reads what `save` wrote, strictly, into fp32. Raises UserError for any other file; nothing is unpickled."""
         path = Path(path)
+        need_file(path)
         try:
             with safe_open(path, "pt") as file:
                 meta = file.metadata() or {}
@@ -236,8 +237,20 @@ class NativeBase:
         return cls(config, network.requires_grad_(False).eval())
 
 
+def config_of(name: str) -> NativeConfig:
+    """The config of a native base, a preset's name or a weights file, from metadata alone. Raises UserError for others."""
+    if name in PRESETS:
+        return PRESETS[name]()
+    if Path(name).suffix == ".safetensors":
+        return read_config(Path(name))
+    raise UserError(
+        f"no base {name!r}: use {', '.join(PRESETS)}, or a .safetensors file that `longshot train` wrote"
+    )
+
+
 def read_config(path: Path) -> NativeConfig:
     """The config in a weights file; no weights are read. Raises UserError for any other file."""
+    need_file(path)
     try:
         with safe_open(path, "pt") as file:
             meta = file.metadata() or {}
@@ -248,6 +261,12 @@ def read_config(path: Path) -> NativeConfig:
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise UserError(f"{path}: its config can't be read ({error})") from error
     raise UserError(f"{path}: a safetensors file, but not the weights of a native base")
+
+
+def need_file(path: Path) -> None:
+    """UserError where there is no such weights file."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such weights file")
 
 
 def limits_of(spec: Spec) -> Limits:

@@ -1,5 +1,6 @@
 """What is checked of a scene file, and of what a person wrote, before anything is made."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,19 +8,18 @@ from typing import TYPE_CHECKING
 from longshot.errors import UserError
 
 if TYPE_CHECKING:
-    from longshot.bases.base import Base
+    from longshot.bases.base import Base, Codec
     from longshot.lint import Finding
     from longshot.scene import Scene, Shot
 
 
 def limits_of(base: str):
-    from longshot.bases import is_native, load_base
-    from longshot.bases.native import PRESETS, limits_of
+    from longshot.bases import is_native
+    from longshot.bases.native import PRESETS, config_of
+    from longshot.bases.native import limits_of as of_native
 
-    if base in PRESETS:
-        return limits_of(PRESETS[base]().spec)
-    if is_native(base):
-        return load_base(base).limits()
+    if base in PRESETS or is_native(base):
+        return of_native(config_of(base).spec)
     from longshot.bases.shape import Blueprint, load_shape
 
     return Blueprint(load_shape(base).spec).limits()  # tokens are estimated: no tokenizer is loaded
@@ -37,6 +37,17 @@ def unreadable(path: Path) -> str | None:
     return None
 
 
+def refuse_errors(path: Path, codec: "Codec") -> None:
+    """UserError for a scene that can't be made, before weights are loaded. How long its prompts are is left for `check`,
+    since only the tokeniser knows."""
+    from dataclasses import replace
+
+    from longshot.lint import lint_file
+
+    _, findings = lint_file(path, replace(codec.limits(), max_text_tokens=sys.maxsize), unreadable)
+    _raise_errors(path, findings)
+
+
 def check(path: Path, base: "Base") -> "list[Finding]":
     """Lints before rendering: warnings are shown, errors stop."""
     from longshot.lint import lint_file
@@ -45,11 +56,15 @@ def check(path: Path, base: "Base") -> "list[Finding]":
     for finding in findings:
         if finding.level == "warning":
             print(finding.text(path))
+    _raise_errors(path, findings)
+    return findings
+
+
+def _raise_errors(path: Path, findings: "Sequence[Finding]") -> None:
     errors = [f for f in findings if f.level == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more; `longshot lint` lists them)" if len(errors) > 1 else ""
         raise UserError(errors[0].text(path) + more)
-    return findings
 
 
 def check_shots(film: Path, scene: "Scene", base: "Base", numbers: Sequence[int]) -> "list[Finding]":

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from longshot.cli.checks import check, numbered_files
+from longshot.cli.checks import check, numbered_files, refuse_errors
 from longshot.cli.making import make, say
 from longshot.cli.options import DEFAULTS, Mode, Options, ScenePath, Texts
 from longshot.errors import UserError
 
 if TYPE_CHECKING:
-    from longshot.sample.plan import History
+    from longshot.bases.base import Codec
+    from longshot.sample.plan import History, Plan
     from longshot.sample.story import Story
     from longshot.scene import Scene
 
@@ -52,23 +53,35 @@ def sample(
     for name, asked in (("--reuse-steps", reuse_steps), ("--save-context", save_context)):
         if asked and chosen != "causal":
             raise UserError(f"{name} is about the KV cache, which {chosen} hasn't; give --mode causal")
-    options.check_room(story_file, chosen, scene.parent)
-    base = options.open(causal=chosen == "causal")
-    findings = check(scene, base)
-    story = tell(story_file, base, scene.parent, files, options.seed)
-    window = options.window or base.spec.max_shots
-    if chosen == "joint":
-        plan = together(story.global_prompt, story.shots, options.context_sigma, window)
-    else:
+
+    def planned(codec: "Codec", mode: str, window: int | None) -> "tuple[Plan, Story]":
+        story = tell(story_file, codec, scene.parent, files, options.seed)
+        window = window or codec.spec.max_shots
+        if mode == "joint":
+            return together(story.global_prompt, story.shots, options.context_sigma, window), story
         plan = autoregressive(
             story.global_prompt,
             story.shots,
-            visibility="causal" if chosen == "causal" else "scene",
-            memory="cache" if chosen == "causal" else "recompute",
+            visibility="causal" if mode == "causal" else "scene",
+            memory="cache" if mode == "causal" else "recompute",
             window=window,
             history=_history(history, story),
             context_sigma=options.context_sigma,
         )
+        return plan, story
+
+    outline = options.outline()
+    refuse_errors(scene, outline.codec)
+    options.check_room(
+        outline,
+        lambda mode, window: planned(outline.codec, mode, window)[0],
+        chosen,
+        ("causal", "bidirectional"),
+        reuse_steps,
+    )
+    base = options.open(causal=chosen == "causal")
+    findings = check(scene, base)
+    plan, story = planned(base, chosen, options.window)
     if chosen != "joint":
         _tell_of_last_frames(story_file, chosen)
     saved = {"reuse_steps": reuse_steps, "save_context": save_context, "previews": previews}
@@ -100,26 +113,34 @@ def interpolate(
             f"{scene}: has {len(story_file.shots)} shots; interpolation needs a first, a last and one between"
         )
     files = {n: p for n, p in ((1, first), (len(story_file.shots), last)) if p is not None}
+
+    def planned(codec: "Codec") -> "tuple[Plan, Story]":
+        story = tell(story_file, codec, scene.parent, files, options.seed)
+        ends = (story.place_of(1), story.place_of(len(story_file.shots)))
+        known = tuple(s.shot for s in story.shots if s.given is not None)
+        to_make = tuple(e for e in ends if e not in known)
+        between = tuple(s.shot for s in story.shots if s.shot not in (*known, *to_make))
+        window = options.window or codec.spec.max_shots
+        if not between:
+            raise UserError(
+                f"{scene}: every shot between the first and the last is given: nothing is left to make"
+            )
+        if len(story.shots) > window:
+            raise UserError(
+                f"{scene}: {len(story.shots)} shots and images can't all see each other: the window holds {window} at "
+                "once; interpolate in parts"
+            )
+        seen = tuple(sorted({*known, *to_make}))
+        rounds = (*([Round(to_make, known)] if to_make else []), Round(between, seen))
+        plan = Plan(story.global_prompt, story.shots, rounds, "scene", "recompute", options.context_sigma)
+        return plan, story
+
+    outline = options.outline()
+    refuse_errors(scene, outline.codec)
+    options.check_room(outline, lambda mode, window: planned(outline.codec)[0], "interpolate")
     base = options.open(causal=False)
     findings = check(scene, base)
-    story = tell(story_file, base, scene.parent, files, options.seed)
-    ends = (story.place_of(1), story.place_of(len(story_file.shots)))
-    known = tuple(s.shot for s in story.shots if s.given is not None)
-    to_make = tuple(e for e in ends if e not in known)
-    between = tuple(s.shot for s in story.shots if s.shot not in (*known, *to_make))
-    window = options.window or base.spec.max_shots
-    if not between:
-        raise UserError(
-            f"{scene}: every shot between the first and the last is given: nothing is left to make"
-        )
-    if len(story.shots) > window:
-        raise UserError(
-            f"{scene}: {len(story.shots)} shots and images can't all see each other: the window holds {window} at once; "
-            "interpolate in parts"
-        )
-    seen = tuple(sorted({*known, *to_make}))
-    rounds = (*([Round(to_make, known)] if to_make else []), Round(between, seen))
-    plan = Plan(story.global_prompt, story.shots, rounds, "scene", "recompute", options.context_sigma)
+    plan, story = planned(base)
     make(base, plan, story, scene, story_file, out, options, "interpolate", findings)
     return 0
 
@@ -145,15 +166,24 @@ def compose(
     from longshot.scene import load_scene
 
     story_file = load_scene(scene)
-    base = options.open(causal=False)
-    findings = check(scene, base)
-    story = tell(story_file, base, scene.parent, seed=options.seed)
     swaps = numbered_files(swap)
     if 1 in swaps:
         raise UserError(f"--swap 1={swaps[1]}: shot 1 begins with --identity; swap from shot 2 on")
     people = {1: identity} | swaps
-    window = options.window or base.spec.max_shots
-    plan, story = composition(base, story, people, environment, window, options.context_sigma)
+
+    def planned(codec: "Codec", window: int | None) -> "tuple[Plan, Story]":
+        story = tell(story_file, codec, scene.parent, seed=options.seed)
+        window = window or codec.spec.max_shots
+        return composition(codec, story, people, environment, window, options.context_sigma)
+
+    outline = options.outline()
+    refuse_errors(scene, outline.codec)
+    options.check_room(
+        outline, lambda mode, window: planned(outline.codec, window)[0], "compose", ("compose",)
+    )
+    base = options.open(causal=False)
+    findings = check(scene, base)
+    plan, story = planned(base, options.window)
     make(base, plan, story, scene, story_file, out, options, "compose", findings)
     return 0
 
@@ -163,7 +193,6 @@ def mode_for(
 ) -> Literal["joint", "causal", "bidirectional"]:
     """What `auto` stands for, said aloud."""
     from longshot.bases import load_spec
-    from longshot.bases.native import TINY_SPEC
 
     if mode == "joint" and history != "recent":
         raise UserError(
@@ -171,7 +200,7 @@ def mode_for(
         )
     if mode != "auto":
         return mode
-    spec = TINY_SPEC if options.base == TINY_SPEC.name else load_spec(options.base)
+    spec = load_spec(options.base)
     images = sum(r.role != "video" for s in scene.shots for r in s.references)
     total, window = len(scene.shots) + images, options.window or spec.max_shots
     if history != "recent":

@@ -38,7 +38,7 @@ def make(
     title = scene.title or path.stem
     order = Order(
         plan=plan,
-        sampling=options.sampling(base, reuse_steps),
+        sampling=options.sampling(base.spec, reuse_steps),
         names=names_for(story.numbers),
         numbers=tuple(story.numbers),
         mode=mode,
@@ -67,7 +67,7 @@ def remake(
     facts = {key: reel.manifest[key] for key in ("title", "mode") if key in reel.manifest}
     order = Order(
         plan=plan,
-        sampling=options.sampling(base),
+        sampling=options.sampling(base.spec),
         names=(*reel.names, *names_for(numbers)[len(reel.names) :]),
         numbers=tuple(numbers),
         mode=mode,

@@ -1,6 +1,7 @@
 """What a person can say of how to sample, and the arguments that commands share."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,8 +13,7 @@ from longshot.errors import UserError
 if TYPE_CHECKING:
     from longshot.bases.base import Base, Spec
     from longshot.sample.denoise import Sampling
-    from longshot.sample.forecast import Savings
-    from longshot.scene import Scene
+    from longshot.sample.forecast import Outline, PlanFor, Savings
 
 Mode = Literal["auto", "joint", "causal", "bidirectional"]
 FormatName = Literal[
@@ -71,10 +71,9 @@ class Options:
             if (value := getattr(self, name)) is not None and not math.isfinite(value):
                 raise UserError(f"--{name.replace('_', '-')} {value}: isn't a number to work with")
 
-    def sampling(self, base: "Base", reuse_steps: bool = False) -> "Sampling":
+    def sampling(self, spec: "Spec", reuse_steps: bool = False) -> "Sampling":
         from longshot.sample.denoise import Sampling
 
-        spec = base.spec
         return Sampling(
             steps=spec.steps if self.steps is None else self.steps,
             shift=spec.shift if self.shift is None else self.shift,
@@ -92,11 +91,7 @@ class Options:
         from longshot.bases import load_base
         from longshot.bases.economy import Economy, economise
 
-        for option, device in (("--device", self.device), ("--cache-device", self.cache_device or "cpu")):
-            try:
-                torch.empty(0, device=device)
-            except (RuntimeError, AssertionError, NotImplementedError):
-                raise UserError(f"{option} {device}: there is none here; use cpu") from None
+        self.check_devices()
         dtype = torch.float32 if self.device.startswith("cpu") else torch.bfloat16  # of pretrained bases
         base = load_base(self.base, "causal" if causal else "bidirectional", dtype)
         if self.lora:
@@ -107,24 +102,46 @@ class Options:
         base.spec = replace(base.spec, size=self.frame_size(base.spec))
         return base
 
-    def check_room(self, scene: "Scene", mode: str, folder: Path) -> None:
-        """UserError, before anything is loaded, for more shots than a pretrained base has memory for here."""
-        from longshot.bases import is_native, load_spec
+    def check_devices(self) -> None:
+        """UserError for a device that isn't here."""
+        import torch
 
-        if is_native(self.base):
-            return
+        for option, device in (("--device", self.device), ("--cache-device", self.cache_device or "cpu")):
+            try:
+                torch.empty(0, device=device)
+            except (RuntimeError, AssertionError, NotImplementedError):
+                raise UserError(f"{option} {device}: there is none here; use cpu") from None
+
+    def outline(self) -> "Outline":
+        """The base before it is loaded. Raises UserError for one that isn't there, and for a size it can't make."""
+        from longshot.bases import load_spec, refuse_preset
+        from longshot.sample.forecast import outline_of
+
+        refuse_preset(self.base)
+        self.check_devices()
+        size = None if self.size is None else self.frame_size(load_spec(self.base))
+        return outline_of(self.base, self.device, size, self.savings())
+
+    def check_room(
+        self,
+        outline: "Outline",
+        plan_for: "PlanFor",
+        mode: str,
+        others: Sequence[str] = (),
+        reuse_steps: bool = False,
+    ) -> None:
+        """UserError, before anything is loaded, for a plan that needs more memory than there is here. See `forecast`."""
         from longshot.sample.forecast import check_room
 
-        size = None if self.size is None else self.frame_size(load_spec(self.base))
         check_room(
-            scene,
-            self.base,
+            outline,
+            plan_for,
             mode,
-            folder,
-            size=size,
+            self.sampling(outline.codec.spec, reuse_steps),
             window=self.window,
+            others=others,
             device=self.device,
-            savings=self.savings(),
+            cache_elsewhere=self.savings().cache_elsewhere,
         )
 
     def savings(self) -> "Savings":

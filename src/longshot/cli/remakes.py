@@ -1,6 +1,6 @@
 """The commands that go on with a finished film."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
@@ -8,6 +8,9 @@ from longshot.cli.checks import check_shots, made_shot
 from longshot.cli.making import remake
 from longshot.cli.options import DEFAULTS, FilmPath, Options, Texts
 from longshot.errors import UserError
+
+if TYPE_CHECKING:
+    from longshot.sample.plan import Plan
 
 
 def reshoot(
@@ -31,8 +34,8 @@ def reshoot(
     from longshot.sample.plan import reshoot as again
     from longshot.scene import SHOT_CUT, Scene
 
-    base = options.open(causal=False)
-    reel = film_to_continue(film, base)
+    outline = options.outline()
+    reel = film_to_continue(film, outline.codec)
     if shot not in reel.numbers:
         raise UserError(f"{film}: has no shot {shot}; it has shots 1 to {len(reel.scene.shots)}")
     place = reel.numbers.index(shot) + 1
@@ -42,14 +45,20 @@ def reshoot(
     changed |= {} if options.seed is None else {"seed": seed}
     scene = Scene.model_validate(reel.scene.model_dump())
     scene.shots[shot - 1] = made_shot(f"shot {shot}", scene.shots[shot - 1].model_dump() | changed)
-    findings = check_shots(film, scene, base, [shot])
     words = None if prompt is None else scene.shot_prompts()[shot - 1]
     if words and not reel.shots[place - 1].prompt.startswith(SHOT_CUT):  # a first-frame image has the cut
         words = words.removeprefix(SHOT_CUT).lstrip()
     new = again(reel.shots, place, words, take)
     new[place - 1] = replace(new[place - 1], noise=(seed, key, take))
-    seen = nearest(len(new), place, options.window or base.spec.max_shots)
-    plan = together(scene.global_prompt(), new, options.context_sigma, seen=seen)
+
+    def planned(mode: str, window: int | None) -> "Plan":
+        seen = nearest(len(new), place, window or outline.codec.spec.max_shots)
+        return together(scene.global_prompt(), new, options.context_sigma, seen=seen)
+
+    options.check_room(outline, planned, "reshoot", ("reshoot",))
+    base = options.open(causal=False)
+    findings = check_shots(film, scene, base, [shot])
+    plan = planned("reshoot", options.window)
     remake(base, plan, reel, reel.numbers, scene, film, options, "reshoot", findings)
     return 0
 
@@ -78,25 +87,31 @@ def extend(
     prompts = [text for texts in prompt for text in texts]
     if not prompts:
         raise UserError("--prompt: say what happens in the new segment")
-    base = options.open(causal=mode == "causal")
-    reel = film_to_continue(film, base)
+    outline = options.outline()
+    reel = film_to_continue(film, outline.codec)
     first = len(reel.scene.shots) + 1
     new = [
         made_shot(f"shot {n}", {"prompt": text, "cut": cut, "frames": frames})
         for n, text in enumerate(prompts, start=first)
     ]
     scene = Scene.model_validate(reel.scene.model_dump() | {"shots": [*reel.scene.shots, *new]})
+    shots, numbers = continued(outline.codec, reel, scene, options.seed)
+
+    def planned(mode: str, window: int | None) -> "Plan":
+        return autoregressive(
+            scene.global_prompt(),
+            shots,
+            visibility="causal" if mode == "causal" else "scene",
+            memory="cache" if mode == "causal" else "recompute",
+            window=window or outline.codec.spec.max_shots,
+            context_sigma=options.context_sigma,
+        )
+
+    options.check_room(outline, planned, mode, ("causal", "bidirectional"))
+    base = options.open(causal=mode == "causal")
     findings = check_shots(film, scene, base, range(first, first + len(new)))
-    shots, numbers = continued(base, reel, scene, options.seed)
-    plan = autoregressive(
-        scene.global_prompt(),
-        shots,
-        visibility="causal" if mode == "causal" else "scene",
-        memory="cache" if mode == "causal" else "recompute",
-        window=options.window or base.spec.max_shots,
-        context_sigma=options.context_sigma,
-    )
-    branches = options.sampling(base).branches
+    plan = planned(mode, options.window)
+    branches = options.sampling(base.spec).branches
     contexts = (
         FilmFolder(film).load_contexts(base.fingerprint(), branches, reel.keys) if mode == "causal" else None
     )

@@ -6,14 +6,13 @@ A forecast walks through a `Plan` as `denoise` does, and adds up what each pass 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from longshot.bases import is_native
 from longshot.bases.base import Spec
 from longshot.bases.economy import Economy
-from longshot.bases.native import PRESETS, NativeBase, NativeConfig, read_config
+from longshot.bases.native import PRESETS, NativeBase, NativeConfig, config_of
 from longshot.bases.shape import Blueprint, Shape, load_shape
 from longshot.errors import UserError
 from longshot.layout import GLOBAL, Group, Layout, Visibility, global_group
@@ -286,14 +285,9 @@ def forecast_scene(
     """
     if mode not in (*MODES, "auto"):
         raise UserError(f"no mode {mode!r}: use auto, {', '.join(MODES)}")
-    costs, made, count, parameters, weights = _without_weights(base, 4 if device.startswith("cpu") else 2)
-    if isinstance(costs, Shape):
-        costs = replace(costs, is_fp8=savings.economy.weights == "fp8")
-        offloaded = savings.economy.offload == "group" and not device.startswith("cpu")
-        weights = costs.offloaded_bytes if offloaded else costs.weight_bytes
-    spec = costs.spec if size is None else replace(costs.spec, size=size)
-    made.spec = spec
-    story = tell(scene, made, folder)
+    outline = outline_of(base, device, size, savings)
+    costs, count, spec = outline.costs, outline.count, outline.codec.spec
+    story = tell(scene, outline.codec, folder)
     sampling = Sampling(
         steps=spec.steps, shift=spec.shift, guidance=spec.guidance, cache_dtype=savings.cache_dtype
     )
@@ -327,20 +321,62 @@ def forecast_scene(
         machine = measure_machine(width, heads, tokens, device, dtype)
     top = count(story.global_prompt) if story.global_prompt and spec.prompts == "group" else 0
     return Forecast(
-        spec.name, parameters, shots, top, tuple(modes), sampling, machine, weights, _itemsize(costs)
+        spec.name,
+        outline.parameters,
+        shots,
+        top,
+        tuple(modes),
+        sampling,
+        machine,
+        outline.weights,
+        _itemsize(costs),
     )
 
 
-def _without_weights(base: str, itemsize: int) -> tuple[Costs, Any, Callable[[str], int], int, int]:
-    """(costs, what `tell` needs, tokens of a prompt, parameters of the network, bytes of all weights) of a base."""
+@dataclass(frozen=True)
+class Outline:
+    """A base before it is loaded: what a scene is told with (clips get latents of no content), and what a plan costs.
+
+    count: tokens of a prompt, by the base's own tokeniser where that is at hand. weights: bytes on the device.
+    """
+
+    costs: Costs
+    codec: NativeBase | Blueprint
+    count: Callable[[str], int]
+    parameters: int
+    weights: int
+
+    def needs(self, plan: Plan, sampling: Sampling, cache_elsewhere: bool = False) -> int:
+        """Bytes at the peak of a plan, weights included."""
+        rounds = forecast_plan(self.costs, plan, sampling, self.count, cache_elsewhere)
+        return self.weights + ModeForecast("", rounds).working_bytes
+
+
+def outline_of(
+    base: str, device: str = "cpu", size: tuple[int, int] | None = None, savings: Savings = Savings()
+) -> Outline:
+    """What the config of a base tells: a preset's name, a weights file, or a pretrained base. No weights are read.
+
+    device: where a pretrained base runs, in fp32 on a CPU and in bf16 elsewhere. size: of frames, instead of the base's own.
+    """
     if base in PRESETS or is_native(base):
-        config = _config(base)
-        native = NativeBase(config, blueprint(config.network))
+        config = config_of(base)
+        codec = NativeBase(config, blueprint(config.network))
         parameters = count_parameters(config.network)
-        return NativeCosts(config), native, native.table.count, parameters, 4 * parameters
-    shape = replace(load_shape(base), itemsize=itemsize)
-    plain = Blueprint(shape.spec)
-    return shape, plain, plain.count, shape.parameters, shape.weight_bytes
+        made = Outline(NativeCosts(config), codec, codec.table.count, parameters, 4 * parameters)
+    else:
+        shape = replace(
+            load_shape(base),
+            itemsize=4 if device.startswith("cpu") else 2,
+            is_fp8=savings.economy.weights == "fp8",
+        )
+        offloaded = savings.economy.offload == "group" and not device.startswith("cpu")
+        weights = shape.offloaded_bytes if offloaded else shape.weight_bytes
+        plain = Blueprint(shape.spec)
+        made = Outline(shape, plain, plain.count, shape.parameters, weights)
+    if size is not None:
+        made.codec.spec = replace(made.codec.spec, size=size)
+    return made
 
 
 def _itemsize(costs: Costs) -> int:
@@ -360,16 +396,6 @@ def _shot(shot: PlannedShot, costs: Costs, text: int) -> ShotForecast:
     return ShotForecast(shot.shot, shot.label, frames, shot.grid, text, kv, shot.given is not None)
 
 
-def _config(base: str) -> NativeConfig:
-    if base in PRESETS:
-        return PRESETS[base]()
-    if Path(base).suffix == ".safetensors":
-        return read_config(Path(base))
-    raise UserError(
-        f"no base {base!r}: use {', '.join(PRESETS)}, or a .safetensors file that `longshot train` wrote"
-    )
-
-
 # -- room -------------------------------------------------------------------------------------------------------------
 def free_bytes(device: str) -> int | None:
     """Memory that can be had now; None where the system doesn't say."""
@@ -383,48 +409,51 @@ def free_bytes(device: str) -> int | None:
     return None if kib is None else int(kib) * 1024
 
 
-def check_room(
-    scene: Scene,
-    base: str,
-    mode: str,
-    folder: Path,
-    *,
-    size: tuple[int, int] | None = None,
-    window: int | None = None,
-    device: str = "cpu",
-    free: int | None = None,
-    savings: Savings = Savings(),
-) -> None:
-    """UserError, before anything is loaded, where a scene needs more memory than there is; it says what would fit.
+PlanFor = Callable[[str, int | None], Plan]  # (mode, window) -> plan; UserError where there is none
 
-    free: bytes; None asks the system.
+
+def check_room(
+    outline: Outline,
+    plan_for: PlanFor,
+    mode: str,
+    sampling: Sampling,
+    *,
+    window: int | None = None,
+    others: Sequence[str] = (),
+    device: str = "cpu",
+    cache_elsewhere: bool = False,
+    free: int | None = None,
+) -> None:
+    """UserError, before anything is loaded, where a plan needs more memory than there is; it says what would fit.
+
+    others: the modes that may be advised instead, with windows from the largest down. free: bytes; None asks the system.
     """
     free = free_bytes(device) if free is None else free
-    if free is None:
+    plan = plan_for(mode, window)
+    need = outline.needs(plan, sampling, cache_elsewhere)
+    if free is None or need <= free:
         return
-    idle = Machine("none", 1, 1, 1, 1)
 
-    def needs(mode: str, window: int | None) -> int | None:
-        f = forecast_scene(scene, base, mode, folder, idle, size, window, device, savings)
-        (made,) = f.modes
-        return None if made.problem else f.weights + made.working_bytes
+    def fits(other: str, shots: int) -> bool:
+        try:
+            return outline.needs(plan_for(other, shots), sampling, cache_elsewhere) <= free
+        except UserError:  # there is no such plan
+            return False
 
-    need = needs(mode, window)
-    if need is None or need <= free:
-        return
-    f = forecast_scene(scene, base, "causal", folder, idle, size, 1, device, savings)
-    smaller = (
-        (other, shots)
-        for shots in range(min(window or len(f.shots), len(f.shots)), 0, -1)
-        for other in ("causal", "bidirectional")
-        if (n := needs(other, shots)) is not None and n <= free
-    )
+    most = min(window or len(plan.shots), len(plan.shots))
+    smaller = ((other, shots) for shots in range(most, 0, -1) for other in others)
+    name = outline.codec.spec.name
     advice = next(
-        (f"use --mode {other} --window {shots}" for other, shots in smaller),
-        f"not even one shot fits ({_size(f.weights)} of it are weights): use a smaller --size, fewer frames or a smaller base",
+        (
+            f"use --window {shots}" if other == mode else f"use --mode {other} --window {shots}"
+            for other, shots in smaller
+            if fits(other, shots)
+        ),
+        ("not even one shot fits: " if others else "")
+        + f"{_size(outline.weights)} of it are weights; fewer and smaller frames or a smaller base need less",
     )
     raise UserError(
-        f"{len(f.shots)} shots and images, mode {mode}, need {_size(need)} on {f.base}; {_size(free)} are free: {advice}"
+        f"{len(plan.shots)} shots and images, mode {mode}, need {_size(need)} on {name}; {_size(free)} are free: {advice}"
     )
 
 

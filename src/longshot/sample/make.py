@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from longshot.bases.base import Base
+from longshot.bases.base import Base, Codec
 from longshot.errors import UserError
 from longshot.lint import scene_frames
 from longshot.sample.denoise import Contexts, Sampling, Step, denoise
@@ -183,7 +183,7 @@ class Reel:
         return scale if isinstance(scale, int) and scale > 0 else None
 
 
-def film_to_continue(folder: Path, base: Base) -> Reel:
+def film_to_continue(folder: Path, base: Codec) -> Reel:
     """A finished film. Raises UserError for a damaged one, and for another base's."""
     manifest, shots = FilmFolder(Path(folder)).load()
     spec = base.spec
@@ -206,7 +206,7 @@ def film_to_continue(folder: Path, base: Base) -> Reel:
 
 
 def continued(
-    base: Base, reel: Reel, scene: Scene, seed: int | None = None
+    base: Codec, reel: Reel, scene: Scene, seed: int | None = None
 ) -> tuple[list[PlannedShot], list[int | None]]:
     """The film's shots, and after them, to be made, those that `scene` has besides; with the number of each."""
     _, height, width = reel.shots[-1].grid
