@@ -14,7 +14,8 @@ class StageConfig:
 
     lr: peak learning rate; it warms up over `warmup` steps, and falls linearly to 0 over the last `decay` share of `steps`.
     ema: decay of the weight average that is kept and shipped. attributes: weight of the auxiliary loss of
-    `train/attributes.py`, 0 for none.
+    `train/attributes.py`, 0 for none. grain: chance that a shot's noise is stronger in places than its level says
+    (`train/evidence.py`).
     """
 
     name: str
@@ -29,6 +30,7 @@ class StageConfig:
     clip: float = 1.0
     ema: float = 0.998
     attributes: float = 0.0
+    grain: float = 0.0
     seed: int = 0
 
     def __post_init__(self):
@@ -50,6 +52,7 @@ FILM = StreamConfig(
     pair=0.35,
     drop_global=0.35,
     portraits=0.2,
+    misled=0.5,
 )
 """What the shipped weights saw in the end: scenes whose cameras, actions and pans are drawn as everywhere."""
 NEAR = ("wide", "medium", "medium", "close")
@@ -67,7 +70,7 @@ def lct(steps: int = 9000) -> StageConfig:
     """Stage 2: Long Context Tuning, bidirectional, with single shots mixed in (LCT sec. 3.2)."""
     sigma = SigmaDraw(mean=1.6, std=1.45, shared=0.35, history=0.4)
     return StageConfig(
-        "lct", steps, FILM, sigma=sigma, lr=6e-4, decay=0.95, ema=0.996, attributes=0.05, seed=2
+        "lct", steps, FILM, sigma=sigma, lr=6e-4, decay=0.95, ema=0.996, attributes=0.05, grain=0.3, seed=2
     )
 
 
@@ -86,6 +89,7 @@ def causal(steps: int = 1200) -> StageConfig:
         decay=0.9,
         ema=0.99,
         attributes=0.05,
+        grain=0.3,
         seed=3,
     )
 

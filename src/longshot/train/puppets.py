@@ -14,7 +14,16 @@ from longshot.bases.native import NativeBase
 from longshot.errors import UserError
 from longshot.puppets.render import render, render_place, render_portrait
 from longshot.puppets.words import caption, single_caption
-from longshot.puppets.world import ACTIONS, CAMERAS, WIDTH, Acting, PuppetScene, PuppetShot, draw_scene
+from longshot.puppets.world import (
+    ACTIONS,
+    CAMERAS,
+    WIDTH,
+    Acting,
+    PuppetScene,
+    PuppetShot,
+    draw_characters,
+    draw_scene,
+)
 from longshot.scene import PLACE_PROMPT, identity_prompt
 
 
@@ -35,18 +44,24 @@ class Truth:
 class Example:
     """One training scene: the frames of each shot, the global prompt ("" for none) and a prompt a shot.
 
-    truth: where the scene comes from the puppet world, for the auxiliary loss of `train/attributes.py`.
+    truth: where the scene comes from the puppet world, for the auxiliary loss of `train/attributes.py`. seen_as: what noisy
+    shots show instead of `shots`, the same scene with people who look otherwise; None for the truth.
     """
 
     shots: tuple[UInt8[np.ndarray, "_ height width 3"], ...]
     global_prompt: str
     prompts: tuple[str, ...]
     truth: Truth | None = None
+    seen_as: tuple[UInt8[np.ndarray, "_ height width 3"], ...] | None = None
 
     def latents(self, base: NativeBase) -> list[tuple[Tensor, tuple[int, int, int]]]:
         """The clean latent of every shot, on the base's device, and its grid."""
         sizes = ((max(len(s), base.spec.min_frames), s.shape[2], s.shape[1]) for s in self.shots)
         return [(base.encode(s), base.spec.grid(*size)) for s, size in zip(self.shots, sizes, strict=True)]
+
+    def evidence(self, base: NativeBase) -> list[Tensor] | None:
+        """The latents of `seen_as`, or None."""
+        return None if self.seen_as is None else [base.encode(s) for s in self.seen_as]
 
 
 LONGEST = 4
@@ -61,7 +76,8 @@ class StreamConfig:
     image: chance that a shot is replaced by one of its own frames (what makes image conditions work). drop_text: chance
     that an example loses all its words (for guidance); drop_global: that it loses only its global prompt. portraits: that a
     scene begins with a picture of one of its people before a plain backdrop, and as often again of its place, as composition
-    is given them (LCT sec. 4.3), in either order; such a scene has at most `LONGEST` shots besides.
+    is given them (LCT sec. 4.3), in either order; such a scene has at most `LONGEST` shots besides. misled: that what the noisy
+    shots show contradicts what words and clean shots say of people's looks (`train/loop.py`, `noised`).
     """
 
     scenes: int
@@ -76,6 +92,7 @@ class StreamConfig:
     drop_text: float = 0.1
     drop_global: float = 0.0
     portraits: float = 0.0
+    misled: float = 0.0
 
     def steps(self, seed: int, rank: int = 0, num_ranks: int = 1) -> "PuppetSteps":
         """A rank's share of every step. Raises UserError when there are fewer scenes a step than ranks."""
@@ -108,8 +125,44 @@ def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
         global_prompt = ""
     example = Example(tuple(seen), global_prompt, tuple(prompts), Truth(scene, tuple(stills)))
     if 1 < len(seen) <= LONGEST and rng.random() < config.portraits:
-        return _with_pictures(example, rng)
+        example = _with_pictures(example, rng)
+    if rng.random() < config.misled and any(prompts):
+        example = replace(example, seen_as=_otherwise(example, scene, rng))
     return example
+
+
+def _otherwise(
+    example: Example, scene: PuppetScene, rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "_ height width 3"], ...]:
+    """The example's shots blended with what a first guess may hold: other people in their places, its two people changed over,
+    or its people once more, fainter, beside themselves."""
+    assert example.truth is not None
+    share = rng.uniform(0.3, 1.0)
+    people = draw_characters(rng, len(scene.characters))
+    kind = rng.random()
+    if kind < 0.3:
+        share /= 2
+        people, scene = scene.characters, _moved(scene, rng)
+    elif kind < 0.65 and len(people) > 1:
+        people = scene.characters[::-1]
+    pictures = len(example.shots) - len(scene.shots)
+    others = render(replace(scene, characters=people))
+    stills = example.truth.stills[pictures:]
+    others = [shot if k is None else shot[k : k + 1] for shot, k in zip(others, stills, strict=True)]
+    blended = [
+        np.rint((1 - share) * a + share * b).astype(np.uint8)
+        for a, b in zip(example.shots[pictures:], others, strict=True)
+    ]
+    return (*example.shots[:pictures], *blended)
+
+
+def _moved(scene: PuppetScene, rng: np.random.Generator) -> PuppetScene:
+    """The scene with everybody some pixels to one side, in each shot by itself."""
+    shots = []
+    for shot in scene.shots:
+        far = float(rng.choice((-1, 1)) * rng.uniform(6, 18))
+        shots.append(replace(shot, cast=tuple(replace(a, x=a.x + far) for a in shot.cast)))
+    return replace(scene, shots=tuple(shots))
 
 
 def _with_pictures(example: Example, rng: np.random.Generator) -> Example:

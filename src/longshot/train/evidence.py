@@ -1,0 +1,86 @@
+"""What a noisy training shot shows: the truth, or what a sampler's first guesses may look like.
+
+A network that is only ever shown even noise over the truth learns to believe what it faintly sees more than what it was told. In
+sampling, what it faintly sees is its own first guess, so early errors stay ("exposure bias"; Ning et al. 2023, arXiv 2301.11706,
+train with more noise than is said against it). Here some scenes are shown with people who look otherwise or stand twice, and
+some shots with grain; what is to be predicted stays the truth.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from longshot.bases.native import NativeBase
+from longshot.flow import add_noise, per_token, velocity
+from longshot.layout import GLOBAL, Layout
+from longshot.train.puppets import Example
+from longshot.train.shards import StoredExample
+
+DOUBTFUL = 0.5
+"""The noise level above which a shot may be shown otherwise than it is."""
+GRAINLESS = 0.02
+"""The noise level below which a shot counts as clean and has no grain."""
+
+
+def false_evidence(
+    base: NativeBase,
+    examples: Sequence[Example | StoredExample],
+    z_0: Float[Tensor, "video channels"],
+    layout: Layout,
+) -> Float[Tensor, "video channels"] | None:
+    """z_0 with the shots of those examples that have a `seen_as` in place of their own; None where none has."""
+    if not any(isinstance(e, Example) and e.seen_as for e in examples):
+        return None
+    rows, spans = z_0.clone(), iter(layout.video_spans)
+    for example, groups in zip(examples, layout.scenes, strict=True):
+        for group in groups:
+            span = next(spans)
+            if group.shot != GLOBAL and isinstance(example, Example) and example.seen_as:
+                rows[span.slice] = base.encode(example.seen_as[group.shot - 1])
+    return rows
+
+
+def is_misleading(layout: Layout, sigma: Float[Tensor, " groups"]) -> list[bool]:
+    """For each group, whether it may show false evidence: a shot above `DOUBTFUL`, where something tells the truth.
+
+    That is the global prompt, the prompt of a shot that is alone, or a shot below `DOUBTFUL`.
+    """
+    out: list[bool] = []
+    levels = iter(sigma.tolist())
+    for groups in layout.scenes:
+        own = [next(levels) for _ in groups]
+        shots = [level for g, level in zip(groups, own, strict=True) if g.shot != GLOBAL]
+        told = len(shots) < len(groups) or len(shots) == 1 or min(shots) < DOUBTFUL
+        out += [told and g.shot != GLOBAL and s > DOUBTFUL for g, s in zip(groups, own, strict=True)]
+    return out
+
+
+def noised(
+    z_0: Float[Tensor, "video channels"],
+    evidence: Float[Tensor, "video channels"] | None,
+    layout: Layout,
+    sigma: Float[Tensor, " groups"],
+    eps: Float[Tensor, "video channels"],
+) -> tuple[Float[Tensor, "video channels"], Float[Tensor, "video channels"]]:
+    """z_t, and the velocity (z_t - z_0) / sigma that leads from it to z_0, whatever the noise lies over."""
+    level = per_token(sigma, layout)
+    z_t, v = add_noise(z_0, eps, level), velocity(z_0, eps)
+    if evidence is None:
+        return z_t, v
+    false = torch.tensor(is_misleading(layout, sigma), device=sigma.device)[
+        torch.from_numpy(layout.group_of_video).to(sigma.device), None
+    ]
+    z_t = torch.where(false, add_noise(evidence, eps, level), z_t)
+    return z_t, torch.where(false, (z_t - z_0) / level.clamp(min=DOUBTFUL), v)
+
+
+def grain(count: int, sigma: float, chance: float, generator: torch.Generator) -> Float[Tensor, "video 1"]:
+    """By how much the noise of each of a shot's `count` tokens is stronger than its level says: 1, or in a `chance` of shots
+    for half of the tokens so that up to half the size of the clean part comes on top."""
+    hit, amount = torch.rand(2, generator=generator).tolist()
+    where = torch.rand(count, 1, generator=generator) < 0.5
+    if hit >= chance or sigma < GRAINLESS:
+        return torch.ones(count, 1)
+    return torch.where(where, (1 + (0.5 * amount * (1 - sigma) / sigma) ** 2) ** 0.5, 1.0)

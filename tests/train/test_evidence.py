@@ -1,0 +1,110 @@
+"""Scenes whose noisy shots show other people than words and clean shots say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_run import tiny_base
+
+from longshot.layout import GLOBAL, Group, Layout, global_group
+from longshot.train.evidence import DOUBTFUL, GRAINLESS, false_evidence, grain, is_misleading, noised
+from longshot.train.loop import collate
+from longshot.train.puppets import PuppetSteps, StreamConfig
+
+CONFIG = StreamConfig(
+    scenes=6,
+    single=0.2,
+    shots=(2, 4),
+    frames=(4, 8),
+    pan=0.2,
+    image=0.2,
+    drop_text=0.2,
+    portraits=0.4,
+    misled=1.0,
+)
+BASE = tiny_base()
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return [e for k in range(4) for e in PuppetSteps(CONFIG, 3)[k]]
+
+
+def test_other_people_stand_in_the_same_places_of_the_same_picture(examples):
+    misled = [e for e in examples if e.seen_as]
+    assert len(misled) > 12
+    for example in misled:
+        assert [s.shape for s in example.seen_as] == [s.shape for s in example.shots]
+        for shot, other, drawn in zip(example.shots, example.seen_as, example.truth.scene.shots, strict=True):
+            changed = (shot != other).any(-1)
+            assert changed.mean() < 0.75
+            if not drawn.cast:
+                assert not changed.any()
+    changed = [any((a != b).any() for a, b in zip(e.shots, e.seen_as, strict=True)) for e in misled]
+    assert np.mean(changed) > 0.9
+
+
+def test_who_is_only_given_as_a_picture_is_shown_truly(examples):
+    portraits = [e for e in examples if e.seen_as and e.truth.portrait is not None]
+    assert portraits
+    for example in portraits:
+        k = example.truth.portrait
+        assert np.array_equal(example.shots[k], example.seen_as[k])
+
+
+def test_an_example_without_words_is_never_misled(examples):
+    wordless = [e for e in examples if not any(e.prompts)]
+    assert wordless and all(e.seen_as is None for e in wordless)
+
+
+def test_without_the_setting_the_examples_are_what_they_were():
+    plain = PuppetSteps(replace(CONFIG, misled=0.0), 3)[0]
+    assert all(e.seen_as is None for e in plain)
+
+
+def test_only_noisy_shots_of_which_something_tells_the_truth_are_shown_otherwise():
+    a, b = Group(1, 2, (1, 2, 2)), Group(2, 2, (1, 2, 2))
+    whole, no_words, alone = (global_group(3), a, b), (a, b), (a,)
+    layout = Layout((whole, no_words, no_words, alone))
+    low, high = DOUBTFUL - 0.1, DOUBTFUL + 0.1
+    sigma = torch.tensor([0.0, high, low, high, high, low, high, high])
+    assert is_misleading(layout, sigma) == [False, True, False, False, False, False, True, True]
+
+
+def test_whatever_the_noise_lies_over_the_velocity_leads_to_the_truth(examples):
+    batch = collate(BASE, examples[:8])
+    generator = torch.Generator().manual_seed(1)
+    eps = torch.randn(batch.z_0.shape, generator=generator)
+    sigma = torch.rand(len(batch.layout.groups), generator=generator)
+    other = false_evidence(BASE, batch.examples, batch.z_0, batch.layout)
+    assert other is not None
+    z_t, v = noised(batch.z_0, other, batch.layout, sigma, eps)
+    plain, _ = noised(batch.z_0, None, batch.layout, sigma, eps)
+    moved = 0
+    for group, span, level, false in zip(
+        batch.layout.groups, batch.layout.video_spans, sigma, is_misleading(batch.layout, sigma), strict=True
+    ):
+        rows = span.slice
+        torch.testing.assert_close(z_t[rows] - level * v[rows], batch.z_0[rows], atol=1e-5, rtol=1e-5)
+        shown = other if false else batch.z_0
+        torch.testing.assert_close(z_t[rows], (1 - level) * shown[rows] + level * eps[rows])
+        moved += group.shot != GLOBAL and not torch.equal(z_t[rows], plain[rows])
+    assert moved
+
+
+def test_grain_adds_up_to_half_of_the_clean_part_to_half_of_the_tokens_of_some_shots():
+    generator = torch.Generator().manual_seed(4)
+    for sigma in (0.05, 0.3, 0.9):
+        drawn = [grain(400, sigma, 0.3, generator) for _ in range(300)]
+        hit = [d for d in drawn if (d > 1).any()]
+        assert abs(len(hit) / 300 - 0.3) < 0.1  # 3.8 standard errors
+        assert all(abs((d > 1).float().mean().item() - 0.5) < 0.12 for d in hit)
+        more = torch.stack([(d.max() ** 2 - 1).sqrt() * sigma / (1 - sigma) for d in hit])
+        assert more.max() <= 0.5 + 1e-2 and more.max() > 0.4 and more.min() < 0.1
+
+
+def test_a_clean_shot_and_a_run_without_grain_have_none():
+    generator = torch.Generator().manual_seed(4)
+    assert all(bool((grain(9, GRAINLESS / 2, 1.0, generator) == 1).all()) for _ in range(20))
+    assert all(bool((grain(9, 0.3, 0.0, generator) == 1).all()) for _ in range(20))
