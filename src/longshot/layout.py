@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 GLOBAL = 0  # the shot id of the group that holds the global prompt
 PADDING = -1  # the shot id of padding tokens
@@ -30,13 +30,15 @@ class Group:
 
     shot: the id that visibility compares: 0 for the global prompt, 1, 2, ... for the shots of a story.
     text: number of text tokens T_i. grid: video tokens along (time, height, width). at: where on the timeline it begins, for
-    the rope mode of that name; None is right after the group before it.
+    the rope mode of that name; None is right after the group before it. phase: radians by which every time angle of its
+    tokens is turned besides, which moves a shot away from the others at all frequencies alike (ShotStream: 1/6 a shot).
     """
 
     shot: int
     text: int
     grid: tuple[int, int, int]
     at: int | None = None
+    phase: float = 0.0
 
     def __post_init__(self):
         if self.shot < 0 or self.text < 0 or len(self.grid) != 3 or min(self.grid) < 0:
@@ -66,8 +68,8 @@ def positions_of_group(group: Group, offset: int, rope: RopeMode) -> tuple[Int[n
     anchor: all text lies at the offset, video starts there too, and the next group starts max(T, H, W) later. It spends few
     positions, and a single shot keeps its own coordinates at any offset: the mode to start pretrained bases with.
     timeline: the groups share one timeline and one frame: a video token lies at (at + t, h, w), text at (at, 0, 0), where `at`
-    is the group's own, or the offset. A cut may then be a jump in time (LongLive 2.0: 8 a cut, see `timeline`), and chosen
-    history stays where it was.
+    is the group's own, or the offset. A cut may then be a jump in time (LongLive 2.0: 8 a cut, EchoShot: 4, HoloCine: 0, see
+    `timeline`), and chosen history stays where it was.
     """
     if rope == "timeline":
         start = offset if group.at is None else group.at
@@ -101,6 +103,7 @@ class Tokens:
     shot: Int[np.ndarray, " tokens"]  # PADDING on padding tokens
     is_text: Bool[np.ndarray, " tokens"]
     position: Int[np.ndarray, "tokens 3"]
+    phase: Float[np.ndarray, " tokens"]  # see `Group`
 
     def __len__(self) -> int:
         return len(self.scene)
@@ -191,9 +194,10 @@ class Layout:
                 computed += i >= num_past
                 if i < num_past and not past:
                     continue
-                rows.append((s, index, g.shot, g.text, g.video))
+                rows.append((s, index, g.shot, g.phase, g.text, g.video))
                 positions.append(position)
         sizes = [t + v for *_, t, v in rows]
+        phases = np.repeat(np.array([r[3] for r in rows], np.float64), sizes)
 
         def column(values, padding):
             return np.concatenate(
@@ -207,6 +211,7 @@ class Layout:
             shot=column([r[2] for r in rows], PADDING),
             is_text=np.concatenate([*is_text, np.zeros(self.pad, bool)]),
             position=np.concatenate([*positions, np.zeros((self.pad, 3), np.int64)]),
+            phase=np.concatenate([phases, np.zeros(self.pad)]),
         )
 
     @cached_property

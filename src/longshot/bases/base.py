@@ -25,6 +25,30 @@ def _nearest_sizes(width: int, height: int, w: int, h: int) -> list[tuple[int, i
     return [below, above] if below != above else [below]
 
 
+Mode = Literal["joint", "causal", "bidirectional"]
+
+
+@dataclass(frozen=True)
+class MultiShot:
+    """How weights that were trained on films of several shots are to be used, where that isn't LCT's way.
+
+    modes: those they were trained for. jump: of rope "timeline", token frames of time before a shot. levels: the noise levels
+    of the steps they were distilled for, before the shift, without the last one, 0. block: token frames that are denoised at a
+    time; a shot has a multiple of them. history: what a shot sees of earlier ones: "shots", whole ones; "blocks", the last
+    blocks of one stream that runs through all shots; "frames", single frames spread over them. Of the last two, history is held
+    clean. stream: the VAE decodes all shots as one clip, whose very first latent is a single frame. reads: "own", each shot's
+    prompt is a text; "scene", all prompts are one text.
+    """
+
+    modes: tuple[Mode, ...]
+    jump: int = 0
+    levels: tuple[float, ...] = ()
+    block: int = 1
+    history: Literal["shots", "blocks", "frames"] = "shots"
+    stream: bool = False
+    reads: Literal["own", "scene"] = "own"
+
+
 @dataclass(frozen=True)
 class Spec:
     """The facts of a base that don't depend on weights.
@@ -36,7 +60,7 @@ class Spec:
     prompts: how a shot learns what the scene is about. "group": the global prompt is a group of its own, which the shots attend
     to (LCT sec. 3.2). "joined": it is written before each shot's own prompt, since the base was trained on single shots that
     read one text each; then no layout has a group 0. cut: how the prompt of a shot that begins with a cut begins; LCT's mark
-    means nothing to weights that were not trained with it.
+    means nothing to weights that were not trained with it. multishot: None for LCT's way with several shots.
     """
 
     name: str
@@ -58,21 +82,31 @@ class Spec:
     prompts: Literal["group", "joined"] = "group"
     cut: str = SHOT_CUT
     solver: Solver = "euler"
+    multishot: MultiShot | None = None
 
     def wording(self, global_prompt: str, prompt: str) -> str:
-        """What the text encoder reads for a shot."""
-        if prompt.startswith(SHOT_CUT) and self.cut != SHOT_CUT:
-            prompt = self.cut + prompt.removeprefix(SHOT_CUT).lstrip()
-        return f"{global_prompt} {prompt}".strip() if self.prompts == "joined" else prompt
+        """What the text encoder reads for a shot. A base's own sign of a cut comes first of all."""
+        if self.prompts == "group":
+            return prompt
+        cut = self.cut if prompt.startswith(SHOT_CUT) else ""
+        return cut + f"{global_prompt} {prompt.removeprefix(SHOT_CUT).lstrip()}".strip()
+
+    @property
+    def frame_step(self) -> int:
+        """Shots have `frame_step * n + first_frames` pixel frames."""
+        return self.stride[0] * (self.multishot.block if self.multishot else 1)
+
+    @property
+    def first_frames(self) -> int:
+        return (self.frame_offset - self.stride[0]) % self.frame_step if self.frame_offset else 0
 
     def grid(self, frames: int, width: int, height: int) -> tuple[int, int, int]:
         """Tokens along (time, height, width) of a clip. Raises UserError, with the nearest legal values, if it has none."""
         t, h, w = self.stride
-        if frames < self.min_frames or (frames - self.frame_offset) % t:
-            low = max(self.min_frames, frames - (frames - self.frame_offset) % t)
-            raise UserError(
-                f"{frames} frames; {self.name} needs {t}n+{self.frame_offset}: use {low} or {low + t}"
-            )
+        step, first = self.frame_step, self.first_frames
+        if frames < self.min_frames or (frames - first) % step:
+            low = max(self.min_frames, frames - (frames - first) % step)
+            raise UserError(f"{frames} frames; {self.name} needs {step}n+{first}: use {low} or {low + step}")
         if width % w or height % h or min(width, height) < 1:
             near = " or ".join(f"{x}x{y}" for x, y in _nearest_sizes(width, height, w, h))
             raise UserError(f"{width}x{height} pixels; {self.name} needs multiples of {w}x{h}: use {near}")
@@ -81,11 +115,18 @@ class Spec:
     @property
     def min_frames(self) -> int:
         """Frames of the shortest clip, which is what an image becomes."""
-        return self.frame_offset or self.stride[0]
+        return self.first_frames or self.frame_step
 
-    def frames(self, grid: tuple[int, int, int]) -> int:
-        """Pixel frames of a clip with this token grid."""
+    def frames(self, grid: tuple[int, int, int], is_first: bool = False) -> int:
+        """Pixel frames of a clip with this token grid. is_first: whether it is a film's first, which begins its stream."""
+        if is_first and self.multishot and self.multishot.stream:
+            return (grid[0] - 1) * self.stride[0] + 1
         return (grid[0] - (self.frame_offset > 0)) * self.stride[0] + self.frame_offset
+
+
+def holds_history_clean(spec: Spec) -> bool:
+    """Whether a base reads its history clean, block by block or frame by frame, whatever noise level a plan gives it."""
+    return spec.multishot is not None and spec.multishot.history != "shots"
 
 
 @runtime_checkable

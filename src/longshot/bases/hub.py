@@ -6,7 +6,7 @@ other kind is fetched, and none is opened.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,12 +59,12 @@ def need_diffusers(name: str) -> None:
         raise UserError(f"{name}: pretrained bases need more packages: pip install 'longshot[bases]'")
 
 
-def open_folder(place: str, weights: bool = True, name: str = "") -> Folder:
+def open_folder(place: str, weights: bool = True, name: str = "", without: str = "") -> Folder:
     """The folder of a base: a path, or `owner/repository` with `@revision` after it where one is pinned.
 
-    name: what the person called it, if by another name. weights: False fetches only configs and tokenizers. Raises
-    UserError, in one line, where there is no such folder or repository, where it is gated, and where the hub can't be reached
-    and nothing is cached.
+    name: what the person called it, if by another name. weights: False fetches only configs and tokenizers. without: a part
+    whose weights aren't fetched. Raises UserError, in one line, where there is no such folder or repository, where it is gated,
+    and where the hub can't be reached and nothing is cached.
     """
     name, path = name or place, Path(place)
     if path.is_dir():
@@ -82,16 +82,25 @@ def open_folder(place: str, weights: bool = True, name: str = "") -> Folder:
         )
     patterns = [*_CONFIGS, *(_WEIGHTS if weights else ())]
     short = name.partition("@")[0].rsplit("/")[-1]
-    return Folder(_snapshot(repository, revision or None, patterns), short)
+    return Folder(
+        _snapshot(repository, revision or None, patterns, [f"{without}/*.safetensors"] if without else []),
+        short,
+    )
 
 
-def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path:
+def _snapshot(
+    repository: str, revision: str | None, patterns: list[str], skipped: Sequence[str] = ()
+) -> Path:
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
     at = f" at revision {revision}" if revision else ""
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=patterns, ignore_patterns=list(skipped) or None
+            )
+        )
     except hub.GatedRepoError:
         problem = f"is gated: accept its licence at https://huggingface.co/{repository}, then `hf auth login`"
     except hub.RevisionNotFoundError:
@@ -184,8 +193,8 @@ def limits_of(spec: Spec, count_tokens: Callable[[str], int]) -> Limits:
     return Limits(
         name=spec.name,
         fps=spec.fps,
-        frame_step=spec.stride[0],
-        frame_offset=spec.frame_offset,
+        frame_step=spec.frame_step,
+        frame_offset=spec.first_frames,
         max_frames=spec.max_frames,
         default_frames=spec.default_frames,
         max_text_tokens=spec.max_text_tokens,

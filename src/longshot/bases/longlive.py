@@ -2,31 +2,62 @@
 
 LongLive makes a film chunk by chunk, a chunk being 8 latent frames of one shot. Here a chunk is a group of a `Layout` with the
 rope mode `timeline`: time runs on through the film, with a jump of 8 before each cut. Attention is context-causal; history is
-read clean (context_sigma 0), and of it a chunk sees the film's first chunk, the first chunk of the last finished cut, and the
-latest ones, so many in all.
+read clean, and of it a chunk sees the film's first chunk, the first chunk of the last finished cut, and the latest ones, so many
+in all. The latents of a film are one stream, through all cuts, which the VAE decodes as one clip.
 
-Source: NVlabs/LongLive (Apache-2.0), `configs/inference.yaml`; `benchmarks/peers/longlive.py` shows that its own network and
-ours give the same.
+Source: NVlabs/LongLive (Apache-2.0), `configs/inference.yaml`, `pipeline/causal_diffusion_inference.py`,
+`wan_5b/utils/fm_solvers_unipc.py`; `benchmarks/peers/longlive.py` shows that its own network and ours give the same.
 """
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection
+from dataclasses import replace
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from longshot.bases.native import check_shapes
-from longshot.bases.wan_names import diffusers_state
+from longshot.bases.base import MultiShot
+from longshot.bases.shots import ScenePass
+from longshot.bases.wan import WAN22_5B, WanBase
 from longshot.errors import UserError
 
 CHUNK_FRAMES = 8  # latent frames
 JUMP = 8  # latent frames of time before a cut
 SEEN_CHUNKS = 4  # its own included: 32 latent frames
 CUT = "The scene transitions. "
-STEPS = 4
-SHIFT = 5.0
+LEVELS = tuple(0.999 * n / 4 for n in (4, 3, 2, 1))  # noise levels of its four steps, before the shift
+
+LONGLIVE2 = replace(
+    WAN22_5B,
+    name="longlive2",
+    frame_offset=0,
+    default_frames=128,
+    max_frames=512,
+    max_shots=16,
+    guidance=1.0,
+    steps=len(LEVELS),
+    shift=5.0,
+    solver="unipc",
+    rope="timeline",
+    cut=CUT,
+    multishot=MultiShot(
+        ("causal",), jump=JUMP, levels=LEVELS, block=CHUNK_FRAMES, history="blocks", stream=True
+    ),
+)
+
+
+class LongLiveBase(WanBase):
+    """A `Base` around LongLive 2.0's weights in diffusers' Wan pipeline. Its shots are one stream of latents."""
+
+    def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "video channels"]:
+        raise UserError(
+            f"{self.spec.name}: takes no pictures and no clips, since its shots are pieces of one stream of latents"
+        )
+
+    def run(self, scene: ScenePass) -> Float[Tensor, "video channels"]:
+        whole = torch.floor(scene.sigma * 1000 + 1e-3) / 1000  # its sampler rounds timesteps down
+        return super().run(replace(scene, sigma=whole))
 
 
 def history(chunk: int, cuts: Collection[int], seen: int = SEEN_CHUNKS) -> tuple[int, ...]:
@@ -37,29 +68,3 @@ def history(chunk: int, cuts: Collection[int], seen: int = SEEN_CHUNKS) -> tuple
     kept = [1] if pinned is None or pinned == 1 else [1, pinned]
     latest = [c for c in range(chunk - 1, 0, -1) if c not in kept][: max(seen - 1 - len(kept), 0)]
     return tuple(sorted({*kept, *latest}))
-
-
-def converted(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
-    """A LongLive state dict in the names of a diffusers transformer, every tensor there and of the right shape.
-
-    wanted: the state dict of that transformer. place: what to call the weights in an error. Raises UserError.
-    """
-    renamed = diffusers_state(state, place)
-    check_shapes(Path(place), dict(wanted), renamed)
-    return {name: tensor.to(wanted[name].dtype) for name, tensor in renamed.items()}
-
-
-def load_weights(base: Any, path: Path) -> None:
-    """Puts LongLive's network into a loaded Wan2.2-TI2V-5B base, from a safetensors file of its state dict, strictly.
-
-    The published file is a pickle, which longshot doesn't open: whoever trusts it saves its `generator` as safetensors first.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable safetensors file ({error}); of a .pt file, save the state dict under `generator` as one"
-        ) from error
-    with torch.no_grad():
-        base.network.load_state_dict(converted(state, base.network.state_dict(), str(path)), strict=True)

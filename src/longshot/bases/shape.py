@@ -287,6 +287,12 @@ def load_shape(name: str) -> Shape:
         return known[name]
     from longshot.bases import place_of
     from longshot.bases.hub import open_folder
+    from longshot.bases.published import entry_of, is_published, spec_over
+
+    if is_published(name):
+        entry, _, over = entry_of(name)
+        shape = load_shape(over)
+        return replace(shape, spec=spec_over(entry, shape.spec, entry.name))
 
     return shape_of(open_folder(place_of(name), weights=False, name=name))
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from longshot.errors import UserError
-from longshot.layout import GLOBAL, Group, Layout, Visibility
+from longshot.layout import GLOBAL, Group, Layout, Tokens, Visibility
 from longshot.model.attention import Kernel, attend
 from longshot.model.context import Context, join_past
 from longshot.model.mmdit import memories_from
@@ -113,6 +113,7 @@ class SceneAttention:
 
     def __init__(self, turn: Turn, table: Table, kernel: Kernel = "prefix"):
         self.turn, self.table, self.kernel = turn, table, kernel
+        self.time_pairs = 0  # how many of the table's first entries are of time: those that a phase turns
         self._call: _Call | None = None
 
     @contextmanager
@@ -122,19 +123,26 @@ class SceneAttention:
         place = place_in_batch(layout, scene.box, text_rows)
         is_whole = len(place) == len(layout.groups) * (int(np.prod(scene.box)) + text_rows)
         is_whole = is_whole and bool((np.diff(place) == 1).all())
-        queries = self.table(torch.from_numpy(layout.queries.position).to(device))
+        queries = self._table(layout.queries, device)
         self._call = _Call(
             scene=scene,
             place=None if is_whole else torch.from_numpy(place).to(device),
             queries=queries,
-            keys=self.table(torch.from_numpy(layout.keys.position).to(device))
-            if any(layout.past)
-            else queries,
+            keys=self._table(layout.keys, device) if any(layout.past) else queries,
         )
         try:
             yield
         finally:
             self._call = None
+
+    def _table(self, tokens: Tokens, device: torch.device) -> Tensor:
+        table = self.table(torch.from_numpy(tokens.position).to(device))
+        if not tokens.phase.any():
+            return table
+        if not self.time_pairs:
+            raise ValueError("this network has no phases")
+        phase = torch.from_numpy(tokens.phase).to(device)
+        return torch.cat([turned(table[:, : self.time_pairs], phase), table[:, self.time_pairs :]], 1)
 
     def attend(
         self,
@@ -165,6 +173,17 @@ class SceneAttention:
     def _sequence(x: Tensor, place: Tensor | None) -> Tensor:
         x = x.flatten(0, 1)
         return x if place is None else x.index_select(0, place)
+
+
+def turned(
+    table: Float[Tensor, "tokens pairs 2"], phase: Float[Tensor, " tokens"]
+) -> Float[Tensor, "tokens pairs 2"]:
+    """(cos, sin) of angles with a phase a token added, the sum rules worked in fp64."""
+    (cos, sin), (c, s) = (
+        table.double().unbind(-1),
+        (phase.double().cos()[:, None], phase.double().sin()[:, None]),
+    )
+    return torch.stack([cos * c - sin * s, sin * c + cos * s], -1).to(table.dtype)
 
 
 def turn_pairs(

@@ -106,8 +106,17 @@ class WanBase(PipelineBase):
         return spec_of(folder)
 
     @classmethod
-    def load(cls, folder: Folder, dtype: torch.dtype = torch.float32) -> "WanBase":
-        """The base in a diffusers folder. The VAE is kept in fp32: in bf16 it loses colour. Raises UserError, see `hub`."""
+    def load(
+        cls,
+        folder: Folder,
+        dtype: torch.dtype = torch.float32,
+        network: Any = None,
+        spec: Spec | None = None,
+    ) -> "WanBase":
+        """The base in a diffusers folder. The VAE is kept in fp32: in bf16 it loses colour. Raises UserError, see `hub`.
+
+        network, spec: published weights in place of the folder's own transformer, and what is known of them.
+        """
         from diffusers import (
             AutoencoderKLWan,
             FlowMatchEulerDiscreteScheduler,
@@ -116,10 +125,12 @@ class WanBase(PipelineBase):
         )
         from transformers import UMT5EncoderModel
 
-        spec = spec_of(folder)
+        spec = spec or spec_of(folder)
+        if network is None:
+            network = load_part(WanTransformer3DModel, folder, "transformer", torch_dtype=dtype)
         pipe = WanPipeline(
             tokenizer=load_tokenizer(folder, "tokenizer"),
-            transformer=load_part(WanTransformer3DModel, folder, "transformer", torch_dtype=dtype),
+            transformer=network,
             vae=load_part(AutoencoderKLWan, folder, "vae", torch_dtype=torch.float32),
             text_encoder=load_part(UMT5EncoderModel, folder, "text_encoder", dtype=dtype),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.shift),
@@ -164,6 +175,10 @@ class WanBase(PipelineBase):
         )
         return mean, std
 
+    def read(self, scene: ScenePass) -> Float[Tensor, "shots rows width"]:
+        """The rows of text that the shots of one pass attend to."""
+        return scene.texts(TEXT_ROWS)
+
     def run(self, scene: ScenePass) -> Float[Tensor, "video channels"]:
         dtype = self.network.dtype
         with self.attention.during(scene, 0, self.device):
@@ -172,7 +187,7 @@ class WanBase(PipelineBase):
                 # One level a shot, not one a token as diffusers' own pipeline has it: that makes modulation
                 # [tokens, 6, width] in fp32 in every block, 2 GB for a shot of 704p.
                 timestep=scene.sigma * 1000,
-                encoder_hidden_states=scene.texts(TEXT_ROWS).to(dtype),
+                encoder_hidden_states=self.read(scene).to(dtype),
                 return_dict=False,
             )[0]
         return scene.rows(out.float(), self.patch)

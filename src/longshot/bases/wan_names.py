@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
+from longshot.bases.native import check_shapes
 from longshot.errors import UserError
 
 # What Wan's own code calls a module, and what diffusers calls it.
@@ -50,4 +52,14 @@ def diffusers_state(state: Mapping[str, Tensor], place: str) -> dict[str, Tensor
         if new in renamed:
             raise UserError(f"{place}: {key} is there twice, under two names")
         renamed[new] = tensor
+    return renamed
+
+
+def converted(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
+    """A state dict in Wan's own names as that of a diffusers transformer, every tensor there and of the right shape.
+
+    wanted: the state dict of that transformer. place: what to call the weights in an error. Raises UserError.
+    """
+    renamed = diffusers_state(state, place)
+    check_shapes(Path(place), dict(wanted), renamed)
     return renamed

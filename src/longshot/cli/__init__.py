@@ -8,6 +8,7 @@ import tyro
 
 from longshot.cli.costs import bases, plan
 from longshot.cli.films import compose, interpolate, sample
+from longshot.cli.published import accept, convert
 from longshot.cli.remakes import extend, reshoot
 from longshot.cli.scripts import export, import_, lint
 from longshot.cli.training import eval_, lora, train
@@ -32,6 +33,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "data": data,
     "train": train,
     "lora": lora,
+    "convert": convert,
+    "accept": accept,
     "eval": eval_,
     "bases": bases,
 }

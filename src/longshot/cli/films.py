@@ -198,9 +198,16 @@ def mode_for(
         raise UserError(
             "--history: in joint mode all shots see each other; give --mode causal or bidirectional"
         )
+    spec = load_spec(options.base)
+    modes = spec.multishot.modes if spec.multishot else None
+    if modes and mode in ("auto", *modes):
+        chosen = modes[0] if mode == "auto" else mode
+        say(f"mode {chosen}: the one that {spec.name} was trained for")
+        return chosen
+    if modes:
+        raise UserError(f"--mode {mode}: {spec.name} was trained for mode {' and '.join(modes)} only")
     if mode != "auto":
         return mode
-    spec = load_spec(options.base)
     images = sum(r.role != "video" for s in scene.shots for r in s.references)
     total, window = len(scene.shots) + images, options.window or spec.max_shots
     if history != "recent":

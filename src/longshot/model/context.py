@@ -134,7 +134,7 @@ class Context:
         tensors, meta = {}, {"format": FORMAT}
         for m in self.memories:
             g = m.group
-            place = () if g.at is None else (g.at,)
+            place = (g.at, g.phase) if g.phase else () if g.at is None else (g.at,)
             meta[str(g.shot)] = " ".join(map(repr, (g.text, *g.grid, m.sigma, *place)))
             tensors |= {f"{g.shot}.keys": m.keys.contiguous(), f"{g.shot}.values": m.values.contiguous()}
             tensors |= {} if m.scales is None else {f"{g.shot}.scales": m.scales.contiguous()}
@@ -160,8 +160,8 @@ class Context:
 
 def _memory(file, shot: int, line: str) -> Memory:
     text, t, h, w, sigma, *place = line.split()
-    at = int(place[0]) if place else None
-    group = Group(shot, int(text), (int(t), int(h), int(w)), at)
+    at = int(place[0]) if place and place[0] != "None" else None
+    group = Group(shot, int(text), (int(t), int(h), int(w)), at, float(place[1]) if place[1:] else 0.0)
     # Copied: a tensor from safetensors is a window on the file, and a file cut short under it would kill the process.
     keys, values = (file.get_tensor(f"{shot}.{name}").clone() for name in ("keys", "values"))
     if keys.ndim != 4 or keys.shape[1] != group.tokens or values.shape != keys.shape:

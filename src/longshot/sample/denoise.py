@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from longshot.bases.base import Base
+from longshot.bases.base import Base, Mode, Spec, holds_history_clean
 from longshot.errors import UserError
-from longshot.flow import Solver, add_noise, sigma_table
-from longshot.layout import GLOBAL, Group, Layout, global_group
+from longshot.flow import Solver, UniPC, add_noise, shift_sigma, sigma_table
+from longshot.layout import GLOBAL, Group, Layout, global_group, timeline
 from longshot.model.context import CacheDtype, Context
 from longshot.sample.plan import Plan, PlannedShot, Round
 
@@ -103,8 +103,11 @@ class Branch:
         spec = base.spec
         top = [plan.global_prompt] if plan.global_prompt and spec.prompts == "group" else []
         prompts = [spec.wording(plan.global_prompt, s.prompt) for s in plan.shots]
-        if spec.prompts == "joined":
+        if spec.prompts == "joined" and not (spec.multishot and spec.multishot.reads == "scene"):
             _check_lengths(base, plan, prompts)
+        if spec.multishot and spec.multishot.reads == "scene":
+            scene = getattr(base, "encode_scene")(plan.global_prompt, [s.prompt for s in plan.shots])  # noqa: B009
+            return cls(None, dict(zip((s.shot for s in plan.shots), scene, strict=True)))
         features = base.encode_text([*top, *prompts])
         texts = dict(zip((s.shot for s in plan.shots), features[len(top) :], strict=True))
         return cls(features[0] if top else None, texts)
@@ -128,6 +131,14 @@ def _check_lengths(base: Base, plan: Plan, prompts: Sequence[str]) -> None:
             )
 
 
+def levels_of(spec: Spec, sampling: Sampling) -> Float[Tensor, " levels"]:
+    """The noise levels of a sampling: those the base was distilled for, where it is to take as many steps as they are."""
+    fixed = spec.multishot.levels if spec.multishot else ()
+    if sampling.steps != len(fixed):
+        return sigma_table(sampling.steps, sampling.shift)
+    return shift_sigma(torch.tensor([*fixed, 0.0], dtype=torch.float64), sampling.shift).float()
+
+
 class Runner:
     """Runs the rounds of one plan: holds what doesn't change between steps."""
 
@@ -146,7 +157,8 @@ class Runner:
             self.branches.append(Branch.wordless(base, plan))
         self.noise = {s.shot: noise_of(s, base.spec.channels).to(device) for s in plan.shots}
         self.latents = {s.shot: s.given.to(device) for s in plan.shots if s.given is not None}
-        self.sigmas = sigma_table(sampling.steps, sampling.shift).to(device)
+        self.sigmas = levels_of(base.spec, sampling).to(device)
+        self.unipc: dict[int, UniPC] = {}  # a shot
 
     @cached_property
     def memory_step(self) -> int:
@@ -162,7 +174,10 @@ class Runner:
             new = [branch.group(self.plan[s]) for s in shots]
             if branch.global_text is not None and GLOBAL not in context.shots:
                 new.insert(0, global_group(len(branch.global_text)))
-            scenes.append((*remembered, *new))
+            scene = (*remembered, *new)
+            if self.base.spec.multishot and self.base.spec.rope == "timeline":
+                scene = timeline(scene, [g.shot for g in scene[1:]], self.base.spec.multishot.jump)
+            scenes.append(scene)
             past.append(len(remembered))
         return Layout(tuple(scenes), tuple(past), self.base.spec.rope)
 
@@ -205,6 +220,9 @@ class Runner:
         if self.sampling.solver == "stochastic":
             fresh = noise_of(self.plan[shot], self.base.spec.channels, step + 1).to(self.device)
             return add_noise(z - sigma * v, fresh, after)
+        if self.sampling.solver == "unipc":
+            solver = self.unipc.setdefault(shot, UniPC(self.sigmas))
+            return solver.step(z, z - sigma * v, step)
         return z + (after - sigma) * v
 
     # -- one round ------------------------------------------------------------------------------------------------------
@@ -301,6 +319,20 @@ class Runner:
         return contexts
 
 
+def check_mode(spec: Spec, plan: Plan) -> None:
+    """UserError for a plan that these weights weren't trained for."""
+    if not spec.multishot:
+        return
+    mode: Mode = (
+        "causal" if plan.visibility == "causal" else "bidirectional" if len(plan.rounds) > 1 else "joint"
+    )
+    if mode not in spec.multishot.modes:
+        raise UserError(
+            f"{spec.name}: was trained for mode {' and '.join(spec.multishot.modes)} only, not for {mode}: give --mode "
+            f"{spec.multishot.modes[0]}"
+        )
+
+
 @torch.no_grad()
 def denoise(
     base: Base,
@@ -321,6 +353,12 @@ def denoise(
     number of contexts isn't the sampling's number of branches.
     """
     done = done or {}
+    check_mode(base.spec, plan)
+    if holds_history_clean(base.spec):
+        from longshot.sample.blocks import BlockRunner
+
+        yield from BlockRunner(base, plan, sampling, device, cache_device).film(done, on_step)
+        return
     runner = Runner(base, plan, sampling, device, cache_device)
     held = contexts or (Context(),) * len(runner.branches)
     if len(held) != len(runner.branches):

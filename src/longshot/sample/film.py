@@ -76,6 +76,19 @@ def _numbers(sampling: Sampling) -> dict:
     return made_of
 
 
+STREAM_MEMORY = 40  # latent frames: what lies further back can't reach a frame through Wan's decoder (37.5 by its kernels)
+
+
+def pixels(base: Base, shot: PlannedShot, z: Tensor, before: Sequence[Tensor] = ()) -> Frames:
+    """The frames of a finished shot. before: the latents of the shots before it, for a base whose film is one stream."""
+    if not (base.spec.multishot and base.spec.multishot.stream and before):
+        return base.decode(z, shot.grid)
+    t, h, w = shot.grid
+    past = torch.cat([rows.to(z.device) for rows in before])[-STREAM_MEMORY * h * w :]
+    frames = base.decode(torch.cat([past, z]), (len(past) // (h * w) + t, h, w))
+    return frames[-base.spec.frames(shot.grid) :]
+
+
 @dataclass(frozen=True)
 class FilmFolder:
     """Where a film's files lie."""
@@ -92,8 +105,20 @@ class FilmFolder:
         return self.path / "context" / f"branch_{branch}.safetensors"
 
     # -- shots ----------------------------------------------------------------------------------------------------------
-    def save_shot(self, base: Base, name: str, key: str, shot: PlannedShot, z: Tensor, scale: int) -> None:
-        """Writes a finished shot: its video, and its latent with all that `read_shot` needs. Both are whole, or neither is."""
+    def save_shot(
+        self,
+        base: Base,
+        name: str,
+        key: str,
+        shot: PlannedShot,
+        z: Tensor,
+        scale: int,
+        before: Sequence[Tensor] = (),
+    ) -> None:
+        """Writes a finished shot: its video, and its latent with all that `read_shot` needs. Both are whole, or neither is.
+
+        before: see `pixels`.
+        """
         meta = {"key": key, "label": shot.label, "prompt": shot.prompt}
         meta |= {
             "grid": json.dumps(shot.grid),
@@ -101,12 +126,14 @@ class FilmFolder:
             "pinned": json.dumps(shot.pinned),
         }
         with atomic_path(self.video(name)) as temporary:
-            write_video(temporary, base.decode(z, shot.grid), base.spec.fps, scale=scale)
+            write_video(temporary, pixels(base, shot, z, before), base.spec.fps, scale=scale)
             save_tensors(self.latent(name), {"z": z.cpu().contiguous()}, meta)
 
-    def repair_video(self, base: Base, name: str, shot: PlannedShot, z: Tensor, scale: int) -> None:
-        """Writes a finished shot's video again where it is missing, damaged, or of another size."""
-        frames = base.decode(z, shot.grid)
+    def repair_video(
+        self, base: Base, name: str, shot: PlannedShot, z: Tensor, scale: int, before: Sequence[Tensor] = ()
+    ) -> None:
+        """Writes a finished shot's video again where it is missing, damaged, or of another size. before: see `pixels`."""
+        frames = pixels(base, shot, z, before)
         height, width = (n * scale + n * scale % 2 for n in frames.shape[1:3])
         try:
             info = probe(self.video(name))
@@ -218,7 +245,8 @@ class FilmFolder:
         scale: int,
     ) -> None:
         """Writes scene.mp4, sheet.png and, last, manifest.json."""
-        clips = [base.decode(z, s.grid) for s, z in shots]
+        latents = [z for _, z in shots]
+        clips = [pixels(base, s, z, latents[:n]) for n, (s, z) in enumerate(shots)]
         provenance = {
             "software": f"longshot {longshot.__version__}",
             "comment": f"made by the {base.spec.name} model",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from longshot.bases.base import Base, Codec
+from longshot.bases.base import Base, Codec, holds_history_clean
 from longshot.errors import UserError
 from longshot.lint import scene_frames
 from longshot.sample.denoise import Contexts, Sampling, Step, denoise
@@ -62,17 +62,24 @@ def make_film(
     folder can't be written; what was finished before stays.
     """
     film, plan = FilmFolder(Path(folder)), order.plan
+    if order.save_context and holds_history_clean(base.spec):
+        raise UserError(
+            f"{base.spec.name} keeps no context on disk, since it reads a film's latents again to go on: leave --save-context out"
+        )
     name_of = {s.shot: name for s, name in zip(plan.shots, order.names, strict=True)}
     keys = shot_keys(plan, order.sampling, fingerprint)
     keys |= {s.shot: key for s in plan.shots if (key := film.key_of_same(name_of[s.shot], s))}
     done = _done(film, order, name_of, keys)
     latents: dict[int, Tensor] = dict(done)
 
+    def before(shot: PlannedShot) -> list[Tensor]:
+        return [latents[k] for k in range(1, shot.shot) if k in latents]
+
     def keep(shot: PlannedShot, z: Tensor) -> None:
         latents[shot.shot] = z
         name = name_of[shot.shot]
         film.keep_take(name, keys[shot.shot])
-        film.save_shot(base, name, keys[shot.shot], shot, z, order.scale)
+        film.save_shot(base, name, keys[shot.shot], shot, z, order.scale, before(shot))
 
     started = time.monotonic()
     for shot in plan.shots:
@@ -81,7 +88,7 @@ def make_film(
             keep(shot, shot.given)
         elif (z := done.get(shot.shot, shot.given)) is not None:
             latents[shot.shot] = z
-            film.repair_video(base, name, shot, z, order.scale)
+            film.repair_video(base, name, shot, z, order.scale, before(shot))
             if on_shot and shot.given is None:
                 on_shot(shot.label, True)
     final = None
@@ -108,7 +115,7 @@ def make_film(
         "weights": fingerprint,
         "visibility": plan.visibility,
         "memory": plan.memory,
-        "context_sigma": plan.context_sigma,
+        "context_sigma": 0.0 if holds_history_clean(base.spec) else plan.context_sigma,
         "sampling": asdict(order.sampling),
     }
     facts = {**order.facts, "base": base.spec.name, "fps": str(base.spec.fps), "scale": order.scale}
@@ -139,7 +146,7 @@ def _entries(
     history = {k: r.given for r in order.plan.rounds for k in r.denoise}
     entries = []
     for shot, name, number in zip(order.plan.shots, order.names, order.numbers, strict=True):
-        frames = base.spec.frames(shot.grid)
+        frames = base.spec.frames(shot.grid, is_first=shot.shot == 1)
         seed, _, take = shot.noise
         entry = {
             "name": name,
