@@ -1,26 +1,32 @@
-"""Does longshot run LongLive 2.0's weights as LongLive does? Both networks, one random state dict, chunk by chunk.
+"""Does longshot run LongLive 2.0's weights as LongLive does? One random state dict: chunk by chunk, then a whole film.
 
     python benchmarks/peers/longlive.py CHECKOUT
 
 CHECKOUT is a clone of https://github.com/NVlabs/LongLive. Its own network is built small, in fp32 on the CPU, and run as its
 pipeline runs it: a noisy pass and a clean one a chunk, its KV cache with a sink, a chunk pinned at every cut, and a jump in
-time at every cut. Two things of it can't run without a GPU and are switched off or replaced from outside: its Triton kernels
-(by its own environment variables) and flash-attention (by torch's attention, which computes the same).
+time at every cut. Then its own pipeline makes the latents of a film of three shots, sampler, prompts, cuts and all, and longshot
+makes them from the same noise. Two things of it can't run without a GPU and are switched off or replaced from outside: its
+Triton kernels (by its own environment variables) and flash-attention (by torch's attention, which computes the same). Its VAE is
+left out, and text features are random numbers drawn for each prompt.
 
-Prints the largest difference in every chunk and ends with 1 if one is above 1e-4.
+Prints the largest difference in every chunk and shot, and ends with 1 if one is above 1e-4.
 """
 
 import os
+import re
 import sys
 import types
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from compare import attention, fill, packages, unused, verdict, wan_network
 
 os.environ |= {"LLV2_TRITON_ROPE": "0", "LLV2_TRITON_ADALN": "0"}
 FRAMES, HEIGHT, WIDTH, SEEN = 2, 2, 3, 4  # of a chunk, in tokens; chunks a chunk sees, itself included
 CHUNKS, CUTS, JUMP = 11, (3, 7), 8  # numbers from 1
+PROMPTS = ("a dog walks", "a cat in the snow looks up", "the two of them")  # of the shots between the cuts
 SIZES = {
     "in_dim": 4,
     "out_dim": 4,
@@ -31,50 +37,27 @@ SIZES = {
     "num_heads": 2,
     "num_layers": 3,
 }
-TOLERANCE = 1e-4
-
-
-def attention(q, k, v, k_lens=None, **_):
-    """What its flash-attention computes: [batch, tokens, heads, dim], no mask."""
-    assert k_lens is None
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def peer(checkout: Path) -> torch.nn.Module:
     """Its own network, small and random everywhere."""
-    sys.path.insert(0, str(checkout))
-    for name in (
-        "wan_5b",
-        "wan_5b.modules",
-    ):  # packages without their __init__, which asks for VAEs and tokenizers
-        package = types.ModuleType(name)
-        package.__path__ = [str(checkout / name.replace(".", "/"))]
-        sys.modules[name] = package
-    unused = types.ModuleType(
-        "transformers.models.x_clip.modeling_x_clip"
-    )  # imported there and gone from transformers 5
-    unused.x_clip_loss = None
-    sys.modules[unused.__name__] = unused
-    from wan_5b.modules import causal_model
+    packages(checkout, "wan_5b", "wan_5b.modules", "wan_5b.utils", "pipeline", "utils")
+    unused("transformers.models.x_clip.modeling_x_clip")  # imported there and gone from transformers 5
+    from wan_5b.modules import causal_model  # ty: ignore
 
     causal_model.attention = causal_model.flash_attention = attention
-    made = causal_model.CausalWanModel(
+    network = causal_model.CausalWanModel(
         model_type="ti2v",
         local_attn_size=SEEN * FRAMES,
         sink_size=FRAMES,
         num_frame_per_block=FRAMES,
         **SIZES,
     )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in made.parameters():
-            fan = weight[0].numel() if weight.ndim > 1 else 10
-            weight.copy_(torch.randn(weight.shape, generator=generator) * min(fan**-0.5, 0.3))
-    for block in made.blocks:
+    fill(network)
+    for block in network.blocks:
         block.self_attn.max_attention_size = SEEN * FRAMES * HEIGHT * WIDTH
         block.self_attn.global_sink_size = FRAMES
-    return made.eval()
+    return network
 
 
 def caches(network) -> list[dict]:
@@ -112,31 +95,27 @@ def peer_chunks(network, noisy, clean, texts, level: float) -> list[torch.Tensor
     return out
 
 
+def our_base(state):
+    """Its weights in longshot, over diffusers' network, with chunks as short as the small network's."""
+    from longshot.bases.longlive import LONGLIVE2, LongLiveBase
+    from longshot.bases.wan_names import converted
+
+    network = wan_network(SIZES)
+    network.load_state_dict(converted(state, network.state_dict(), "longlive"))
+    habits = LONGLIVE2.multishot
+    assert habits
+    small = replace(LONGLIVE2, channels=16, multishot=replace(habits, block=FRAMES))
+    return LongLiveBase(types.SimpleNamespace(transformer=network), small)
+
+
 def our_chunks(state, noisy, clean, texts, level: float) -> list[torch.Tensor]:
-    """The same through longshot, over diffusers' network."""
-    from dataclasses import replace
-
-    from diffusers import WanTransformer3DModel
-
-    from longshot.bases.longlive import converted, history
+    """The same through longshot."""
+    from longshot.bases.longlive import history
     from longshot.bases.shots import pack, unpack
-    from longshot.bases.wan import WAN22_5B, WanBase
     from longshot.layout import Group, Layout, timeline
     from longshot.model.context import Context
 
-    network = WanTransformer3DModel(
-        in_channels=SIZES["in_dim"],
-        out_channels=SIZES["out_dim"],
-        num_attention_heads=SIZES["num_heads"],
-        attention_head_dim=SIZES["dim"] // SIZES["num_heads"],
-        text_dim=SIZES["text_dim"],
-        freq_dim=SIZES["freq_dim"],
-        ffn_dim=SIZES["ffn_dim"],
-        num_layers=SIZES["num_layers"],
-    ).eval()
-    network.load_state_dict(converted(state, network.state_dict(), "longlive"))
-    base = WanBase(types.SimpleNamespace(transformer=network), replace(WAN22_5B, rope="timeline"))
-    grid = (FRAMES, HEIGHT, WIDTH)
+    base, grid = our_base(state), (FRAMES, HEIGHT, WIDTH)
     groups = timeline([Group(n + 1, len(t), grid) for n, t in enumerate(texts)], CUTS, JUMP)
     context, out = Context(), []
     for n, group in enumerate(groups):
@@ -148,6 +127,105 @@ def our_chunks(state, noisy, clean, texts, level: float) -> list[torch.Tensor]:
         _, (new,) = base.remember(rows[1], texts[n], torch.tensor([0.0]), layout, "causal", [seen])
         context = context.extended(new.memories)
     return out
+
+
+# -- a film -------------------------------------------------------------------------------------------------------------
+def features(prompt: str) -> torch.Tensor:
+    """What stands for a prompt's text features: numbers that hang on every letter of it."""
+    generator = torch.Generator().manual_seed(zlib.crc32(prompt.encode()))
+    return torch.randn(len(prompt.split()) + 1, SIZES["text_dim"], generator=generator)
+
+
+class Settings(dict):
+    """A config whose entries are attributes too, as its own is."""
+
+    def __getattr__(self, name: str):
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+class Generator(torch.nn.Module):
+    """Its network as its pipeline calls it: frames before channels, text features by name."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.model = network
+
+    def forward(self, noisy_image_or_video, conditional_dict, timestep, **cached):
+        words = [rows[rows.abs().sum(1) > 0] for rows in conditional_dict["prompt_embeds"]]
+        tokens = timestep.shape[1] * HEIGHT * WIDTH
+        latent = noisy_image_or_video.transpose(1, 2)
+        flow = self.model(latent, t=timestep, context=words, seq_len=tokens, **cached)
+        return flow.transpose(1, 2), None
+
+
+def peer_film(checkout: Path, network, noise: torch.Tensor) -> torch.Tensor:
+    """The latents [channels, frames, height, width] that its pipeline makes of a noise of that shape."""
+    unused("omegaconf", "utils.wan_5b_wrapper", "utils.dataset")
+    said = re.search(r'DEFAULT_SCENE_CUT_PREFIX = "(.*)"', (checkout / "utils/dataset.py").read_text())
+    assert said
+    cut = sys.modules["utils.dataset"].DEFAULT_SCENE_CUT_PREFIX = said[1]
+    from pipeline import causal_diffusion_inference as theirs  # ty: ignore
+
+    heads, dim = SIZES["num_heads"], SIZES["dim"] // SIZES["num_heads"]
+    theirs.wan_default_config["Wan2.2-TI2V-5B"] |= {
+        "num_heads": heads,
+        "head_dim": dim,
+        "num_transformer_blocks": SIZES["num_layers"],
+    }
+    settings = Settings(
+        model_kwargs=Settings(model_name="Wan2.2-TI2V-5B", timestep_shift=5.0, local_attn_size=SEEN * FRAMES),
+        num_frame_per_block=FRAMES,
+        image_or_video_shape=[1, CHUNKS * FRAMES, SIZES["in_dim"], 2 * HEIGHT, 2 * WIDTH],
+        inference={
+            "sampling_steps": 4,
+            "sink_size": FRAMES,
+            "guidance_scale": 1.0,
+            "multi_shot_sink": True,
+            "multi_shot_rope_offset": JUMP,
+        },
+    )
+
+    def encode(text_prompts: list[str]) -> dict:
+        rows = [features(prompt) for prompt in text_prompts]
+        return {
+            "prompt_embeds": torch.stack([torch.nn.functional.pad(r, (0, 0, 0, 512 - len(r))) for r in rows])
+        }
+
+    made = theirs.CausalDiffusionInferencePipeline(
+        settings, "cpu", Generator(network), encode, torch.nn.Module()
+    )
+    firsts, prompts = (1, *CUTS), []
+    for chunk in range(1, CHUNKS + 1):
+        shot = sum(chunk >= first for first in firsts) - 1
+        prompts.append((cut if chunk in CUTS else "") + PROMPTS[shot])
+    return made.inference(noise.transpose(0, 1)[None], [prompts], return_latents=True)[0].transpose(0, 1)
+
+
+def our_film(state) -> tuple[torch.Tensor, torch.Tensor]:
+    """(noise, latents) of longshot's film, as the pipeline above has them."""
+    from longshot.bases.shots import unpack
+    from longshot.sample.denoise import Sampling, denoise, noise_of
+    from longshot.sample.plan import PlannedShot, autoregressive
+
+    base = our_base(state)
+    base.tokenise = lambda prompt: torch.zeros(len(prompt.split()) + 1).numpy().astype("int64")
+    base.encode_text = lambda prompts: [features(prompt) for prompt in prompts]
+    bounds = [1, *CUTS, CHUNKS + 1]
+    shots = [
+        PlannedShot(n, f"shot {n}", f"[SHOT CUT] {prompt}", ((b - a) * FRAMES, HEIGHT, WIDTH), (0, str(n), 0))
+        for n, (prompt, a, b) in enumerate(zip(PROMPTS, bounds, bounds[1:], strict=False), start=1)
+    ]
+    sampling = Sampling(steps=4, shift=5.0, guidance=1.0, solver="unipc")
+    found: dict[int, torch.Tensor] = {}
+    for finished in denoise(base, autoregressive("", shots), sampling):
+        found |= finished.latents
+
+    def film(rows: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([unpack(z, s.grid, base.patch)[0] for s, z in zip(shots, rows, strict=True)], 1)
+
+    return film([noise_of(s, 16) for s in shots]), film([found[s.shot] for s in shots])
 
 
 @torch.no_grad()
@@ -162,16 +240,20 @@ def main() -> int:
     texts = [torch.randn(5 + n, SIZES["text_dim"], generator=generator) for n in range(CHUNKS)]
     network = peer(checkout)
     theirs = peer_chunks(network, noisy, clean, texts, 0.7)
-    ours = our_chunks(network.state_dict(), noisy, clean, texts, 0.7)
-    worst = 0.0
-    for n, (a, b) in enumerate(zip(theirs, ours, strict=True), start=1):
-        off = float((a - b).abs().max())
-        worst = max(worst, off)
-        print(
-            f"chunk {n:2}{' (cut)' if n in CUTS else '      '}  spread {float(a.std()):.3f}  largest difference {off:.1e}"
-        )
-    print("the same" if worst < TOLERANCE else "NOT the same")
-    return int(worst >= TOLERANCE)
+    state = network.state_dict()
+    ours = our_chunks(state, noisy, clean, texts, 0.7)
+    rows = [
+        (f"chunk {n:2}{' (cut)' if n in CUTS else '      '}", a, b)
+        for n, (a, b) in enumerate(zip(theirs, ours, strict=True), start=1)
+    ]
+    noise, film = our_film(state)
+    bounds = [0, *(FRAMES * (c - 1) for c in CUTS), CHUNKS * FRAMES]
+    made = peer_film(checkout, network, noise)
+    rows += [
+        (f"shot {n} of a film", made[:, a:b], film[:, a:b])
+        for n, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False), start=1)
+    ]
+    return verdict(rows)
 
 
 if __name__ == "__main__":
