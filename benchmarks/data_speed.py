@@ -84,9 +84,9 @@ def compare(film: Path, runs: int) -> None:
     )
 
 
-def long_film(path: Path, minutes: float, size: tuple[int, int] = (64, 36)) -> None:
+def long_film(path: Path, minutes: float, fps: int, size: tuple[int, int] = (64, 36)) -> None:
     """Write a film of any length: one minute with a cut every 4 s is encoded, and its packets are repeated."""
-    rng, fps = np.random.default_rng(0), 24
+    rng = np.random.default_rng(0)
     piece = path.with_name("minute.mp4")
     with av.open(str(piece), "w") as out:
         stream = out.add_stream("libx264", rate=fps)
@@ -116,11 +116,11 @@ def long_film(path: Path, minutes: float, size: tuple[int, int] = (64, 36)) -> N
     piece.unlink()
 
 
-def memory(lengths: list[float]) -> None:
+def memory(lengths: list[float], fps: int) -> None:
     for minutes in lengths:
         with tempfile.TemporaryDirectory() as folder:
             film = Path(folder) / "film.mp4"
-            long_film(film, minutes)
+            long_film(film, minutes, fps)
             wall, cpu, peak = timed(longshot(film, Path(folder)))
             print(
                 f"{minutes:g} min: peak {peak:.0f} MiB, {wall:.1f} s wall, {cpu:.1f} s CPU ({minutes * 60 / cpu:.0f}x real time)",
@@ -135,8 +135,9 @@ if __name__ == "__main__":
     parser.add_argument("film", nargs="?", type=Path)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--memory", nargs="+", type=float, default=[])
+    parser.add_argument("--fps", type=int, default=24, help="of the films of --memory")
     options = parser.parse_args()
     if options.film:
         compare(options.film.resolve(), options.runs)
     if options.memory:
-        memory(options.memory)
+        memory(options.memory, options.fps)

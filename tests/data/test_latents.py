@@ -97,6 +97,18 @@ def test_the_stored_features_are_what_the_base_reads_of_the_prompts(made):
     assert [g.text for g in scene.groups] == [len(tensors[f"text.{k}"]) for k in range(3)]
 
 
+def test_features_are_left_out_where_training_reads_the_prompts(made):
+    place, rows, stored = made
+    [row] = rows_of(
+        latents(Place(place.out / "again", place.films_root), text="prompts"), captioned(place, rows)[:1]
+    )
+    names = load_file(place.out / "again" / row["file"]).keys()
+    assert names == {"video.1", "video.2", "image.1", "image.2"}
+    assert {k: row[k] for k in ("groups", "clips", "global_prompt")} == {
+        k: stored[0][k] for k in ("groups", "clips", "global_prompt")
+    }
+
+
 def test_a_scene_without_characters_and_place_has_no_global_group(tmp_path):
     place, rows = colour_scenes(tmp_path, 1)
     shots = [{"shot": k, "prompt": "A colour."} for k in (1, 2)]

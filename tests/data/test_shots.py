@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from films import FPS, SIZE, Film, Take, montage, score_cuts, write_film, written
 
+from longshot.data.cuts import Adaptive, CutSettings
 from longshot.data.engine import LocalEngine
 from longshot.data.journal import read_rows
 from longshot.data.measure import picture_inside
@@ -70,6 +71,29 @@ def test_the_cuts_of_the_real_film_are_found_and_nothing_else(film, tmp_path):
 def run_and_read(stage, rows: list[dict]) -> list[dict]:
     assert not run_stage(stage, rows, LocalEngine()).failures
     return list(read_rows(stage.place.out / stage.name / "rows.jsonl"))
+
+
+def test_candidates_and_scores_are_those_of_pyscenedetects_adaptive_detector():
+    from cv2 import COLOR_RGB2BGR, cvtColor
+    from scenedetect import AdaptiveDetector, FrameTimecode
+
+    settings = CutSettings()
+    theirs = AdaptiveDetector(
+        adaptive_threshold=settings.ratio,
+        min_scene_len=1,
+        window_width=2,
+        min_content_val=settings.content,
+    )
+    ours, candidates, expected = Adaptive(settings), [], []
+    for n, frame in enumerate(montage(21, 8).frames):
+        found, score = ours(n, frame)
+        candidates += found
+        expected += [
+            cut.frame_num
+            for cut in theirs.process_frame(FrameTimecode(n, 24.0), cvtColor(frame, COLOR_RGB2BGR))
+        ]
+        assert score == pytest.approx(theirs._frame_score or 0.0, abs=1e-9)
+    assert candidates == expected and len(candidates) >= 5
 
 
 def test_hard_cuts_are_found_to_the_frame_among_flashes_motion_fades_and_dissolves(tmp_path):

@@ -1,6 +1,7 @@
 """The commands of `longshot data`: raw films to training scenes, all stages at once or one by one."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -99,6 +100,36 @@ def look(config: ConfigPath, per_page: int = 60) -> int:
     return 0
 
 
+def convert(
+    source: Annotated[Positional[Path], arg(metavar="FILE", help="rows, .jsonl or .parquet")],
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="the same rows, .parquet or .jsonl")],
+    stage: str | None = None,
+) -> int:
+    """Turn a stage's rows.jsonl into Parquet, or Parquet back into rows, without loss.
+
+    Args:
+        stage: whose rows they are, where neither the folder's name nor the Parquet file says so.
+    """
+    from longshot.data.journal import read_rows, write_rows
+    from longshot.data.parquet import read_parquet, stage_of, write_parquet
+    from longshot.data.pipeline import STAGES, stage_class
+
+    suffixes = source.suffix.lower(), out.suffix.lower()
+    if suffixes not in ((".jsonl", ".parquet"), (".parquet", ".jsonl")):
+        raise UserError(f"{source} to {out}: give a .jsonl and a .parquet file, in either order")
+    from_parquet = suffixes[0] == ".parquet"
+    name = stage or (stage_of(source) if from_parquet else source.resolve().parent.name)
+    if name not in STAGES:
+        raise UserError(f"{source}: --stage: say whose rows they are: {', '.join(STAGES)}")
+    kind = stage_class(name).writes
+    if from_parquet:
+        count = write_rows(out, read_parquet(source, kind))
+    else:
+        count = write_parquet(out, read_rows(source), kind, name)
+    print(f"{out}: {count} rows of {name}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
     "probe": _one("probe", "Find out which files are films that can be read, and what they hold."),
@@ -109,6 +140,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "latents": _one("latents", "Encode captioned scenes for a base."),
     "shards": _one("shards", "Pack encoded scenes into tars that a training job streams."),
     "look": look,
+    "convert": convert,
 }
 
 
@@ -154,9 +186,12 @@ def _run(
 
 
 class _Display:
-    """One line a stage while it runs, in a terminal; one when it is done, anywhere."""
+    """One line a stage while it runs, in a terminal; plain lines anywhere else."""
 
     def __init__(self) -> None:
+        self.console, self.progress = None, None
+        if not sys.stdout.isatty():
+            return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -170,21 +205,28 @@ class _Display:
         self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
 
     def __enter__(self) -> "_Display":
-        self.progress.start()
+        if self.progress is not None:
+            self.progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
+        if self.progress is not None:
+            self.progress.stop()
 
     def say(self, line: str) -> None:
-        self.console.print(line)
+        if self.console is None:
+            print(line, flush=True)
+        else:
+            self.console.print(line)
 
     def tell(self, stage: str) -> "Callable[[StageReport, int], None]":
-        task = self.progress.add_task(stage, total=None, told="")
+        if (progress := self.progress) is None:
+            return lambda report, done: None
+        task = progress.add_task(stage, total=None, told="")
 
         def on_unit(report: "StageReport", done: int) -> None:
             told = f"{done} done" + (f", {len(report.failures)} set aside" if report.failures else "")
-            self.progress.update(task, completed=done, told=told)
+            progress.update(task, completed=done, told=told)
 
         return on_unit
 

@@ -1,18 +1,19 @@
 """Where a film changes from one take to the next: hard cuts, dissolves and fades, found while the frames go by.
 
-Hard cuts are PySceneDetect's AdaptiveDetector, whose finds are then checked against the pictures around them, since a flash
-and fast drawn motion look like cuts to it. Dissolves are found by what they are: a frame that is the mean of one before and
-one after, which differ. Fades are the darkness (or the white) between two different pictures. Everything is decided at
-most DELAY frames after it is seen, so memory doesn't grow with the film.
+Hard cuts are proposed by the rule of PySceneDetect's AdaptiveDetector and then checked against the pictures around them, as
+a flash and fast drawn motion look like cuts to it. Dissolves are found by what they are: a frame that is the mean of one
+before and one after, which differ. Fades are the darkness (or the white) between two different pictures. Everything is
+decided at most DELAY frames after it is seen, so memory doesn't grow with the film.
 """
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+from pydantic import Field
 
 from longshot.data.records import Begin
 from longshot.data.stage import Settings
@@ -23,9 +24,15 @@ Tiny = Float32[np.ndarray, "18 32 3"]
 
 TINY = (32, 18)
 """Width and height of the thumbnails that pictures are compared by."""
+BLURRED = (16, 9)
+"""... and of the smaller ones that dissolves are looked for in."""
 
 
 class CutSettings(Settings):
+    detector: Literal["classic", "transnetv2"] = "classic"
+    """what finds the shots: the rules below, or a learned network (extra longshot[detectors])"""
+    learned: float = Field(0.5, gt=0, lt=1)
+    """transnetv2: least chance of a change, as the network sees it; the settings below are those of the rules"""
     ratio: float = 3.0
     """hard cut: how many times larger the change is than those of the 2 frames on either side (AdaptiveDetector)"""
     content: float = 12.0
@@ -112,36 +119,36 @@ UNIFORM = 0.02
 """A thumbnail whose values spread less than this (standard deviation, 0 to 1) shows nothing."""
 
 
-@dataclass
 class _History:
-    """The last frames: thumbnails and scores, by frame number."""
+    """The last frames: thumbnails and scores, by frame number; half-size thumbnails in one array, to compare many at once."""
 
-    keep: int
-    first: int = 0
-    tiny: deque[Tiny] = field(default_factory=deque)
-    blurred: deque[np.ndarray] = field(default_factory=deque)
-    score: deque[float] = field(default_factory=deque)
+    def __init__(self, keep: int) -> None:
+        self.keep, self.first, self.end = keep, 0, 0
+        self.tiny: deque[Tiny] = deque(maxlen=keep)
+        self.score: deque[float] = deque(maxlen=keep)
+        self._blurred = np.empty((2 * keep, BLURRED[0] * BLURRED[1] * 3), np.float32)
+        self._begin = 0  # the row of frame `first`
 
-    @property
-    def end(self) -> int:
-        return self.first + len(self.tiny)
-
-    def add(self, tiny: Tiny, score: float) -> None:
-        self.tiny.append(tiny)
-        self.blurred.append(tiny.reshape(9, 2, 16, 2, 3).mean((1, 3)))
-        self.score.append(score)
-        if len(self.tiny) > self.keep:
-            self.tiny.popleft()
-            self.blurred.popleft()
-            self.score.popleft()
+    def add(self, tiny: Tiny, blurred: np.ndarray, score: float) -> None:
+        row = self._begin + self.end - self.first
+        if row == len(self._blurred):  # at its end: the newer half moves to the front
+            self._blurred[: self.keep] = self._blurred[self.keep :]
+            row -= self.keep
+            self._begin -= self.keep
+        self._blurred[row] = blurred.reshape(-1)
+        if len(self.tiny) == self.keep:
             self.first += 1
+            self._begin += 1
+        self.tiny.append(tiny)
+        self.score.append(score)
+        self.end += 1
 
     def at(self, frame: int) -> Tiny:
         return self.tiny[frame - self.first]
 
-    def blurred_at(self, frame: int) -> np.ndarray:
-        """Return half the thumbnail: motion weighs less in it, and a mixture is still one."""
-        return self.blurred[frame - self.first]
+    def blurred(self, frames: int | np.ndarray) -> np.ndarray:
+        """Return half the thumbnails, a row each: motion weighs less in them, and a mixture is still one."""
+        return self._blurred[frames - self.first + self._begin]
 
     def scores(self, start: int, stop: int) -> list[float]:
         start, stop = max(start, self.first), min(stop, self.end)
@@ -162,7 +169,9 @@ class Classic:
         self.hold = max(2, round(settings.hold_s * fps))
         self.delay = max(self.flash, self.near, 2 * self.reach, self.hold) + 8
         self.history = _History(2 * self.delay + 8)
-        self.adaptive = _adaptive(settings)
+        self.adaptive = Adaptive(settings)
+        self.cv2 = load_cv2()
+        self.halves = np.array(list(_halves(self.reach)) if self.reach else [], np.int64)
         self.hard: list[int] = []  # candidates, not checked yet
         self.found: list[Boundary] = []  # checked, not given out yet
         self.fits: deque[tuple[int, float, float, int]] = deque(maxlen=2 * self.reach + 2)
@@ -173,7 +182,7 @@ class Classic:
     def push(self, picture: Small, tiny: Tiny) -> list[Boundary]:
         now = self.history.end
         candidates, score = self.adaptive(now, picture)
-        self.history.add(tiny, score)
+        self.history.add(tiny, self.cv2.resize(tiny, BLURRED, interpolation=self.cv2.INTER_AREA), score)
         self.hard += candidates
         while self.hard and now >= self.hard[0] + max(self.flash, self.near):
             self._check_hard(self.hard.pop(0))
@@ -273,40 +282,44 @@ class Classic:
         """Judge the frame `reach` ago as the middle of a dissolve of several lengths."""
         middle = now - self.reach
         best = (middle, 1.0, 0.0, 0)
-        m = self.history.blurred_at(middle) if middle >= self.history.first else None
-        for half in _halves(self.reach):
-            if m is None or middle - half < self.history.first:
-                break
-            a, b = self.history.blurred_at(middle - half), self.history.blurred_at(middle + half)
-            change = distance(a, b)
-            if change < self.settings.dissolve_change:
-                continue
-            fit = float(np.abs(m - (a + b) / 2).mean()) / change
-            if fit < best[1] and self._is_mixture(a, b, middle, half):
-                best = (middle, fit, change, half)
+        halves = self.halves[self.halves <= middle - self.history.first]
+        if len(halves):
+            a, b = self.history.blurred(middle - halves), self.history.blurred(middle + halves)
+            change = np.abs(a - b).mean(1)
+            loud = change >= self.settings.dissolve_change
+            if loud.any():
+                fit = np.full(len(halves), 1.0)
+                m = self.history.blurred(middle)
+                fit[loud] = np.abs(m - (a[loud] + b[loud]) / 2).mean(1) / change[loud]
+                # What fits worse than the setting is never taken, so it needn't be looked at further.
+                for k in np.argsort(fit, kind="stable"):
+                    if fit[k] > self.settings.dissolve_fit:
+                        break
+                    if self._is_mixture(a[k], b[k], middle, int(halves[k])):
+                        best = (middle, float(fit[k]), float(change[k]), int(halves[k]))
+                        break
         self.fits.append(best)
         if len(self.fits) == self.fits.maxlen:
             self._pick_dissolve()
 
     def _is_mixture(self, a: np.ndarray, b: np.ndarray, middle: int, half: int) -> bool:
         """Whether two different pictures, both with something on them, change over the whole frame and step by step."""
-        if min(a.std(), b.std()) < UNIFORM or likeness(a, b) > 0.6:
+        if min(a.std(), b.std()) < UNIFORM or likeness(a.reshape(-1, 1, 3), b.reshape(-1, 1, 3)) > 0.6:
             return False
         span = b - a
-        if float((np.abs(span).max(-1) > 0.06).mean()) < 0.6:
+        if float((np.abs(span).reshape(-1, 3).max(-1) > 0.06).mean()) < 0.6:
             return False
-        power = float((span * span).sum())
-        early, late = self.history.blurred_at(middle - half // 2), self.history.blurred_at(middle + half // 2)
-        shares = [
-            float(((x - a) * span).sum()) / power for x in (early, self.history.blurred_at(middle), late)
-        ]
-        return -0.1 < shares[0] < 0.45 < shares[1] + 0.1 and shares[1] < 0.65 and 0.55 < shares[2] < 1.1
+        between = self.history.blurred(np.array([middle - half // 2, middle, middle + half // 2]))
+        shares = (between - a) @ span / float(span @ span)
+        return bool(-0.1 < shares[0] < 0.45 < shares[1] + 0.1 and shares[1] < 0.65 and 0.55 < shares[2] < 1.1)
 
     def _pick_dissolve(self, flush: bool = False) -> None:
         """Take the frame in the middle of the window where it fits best of all there."""
-        places = range(len(self.fits)) if flush else [len(self.fits) // 2]
+        middle = len(self.fits) // 2
+        if not flush and self.fits[middle][1] > self.settings.dissolve_fit:
+            return  # as nearly always
         best = min(range(len(self.fits)), key=lambda i: self.fits[i][1])
-        if best not in places or self.fits[best][1] > self.settings.dissolve_fit:
+        if not (flush or best == middle) or self.fits[best][1] > self.settings.dissolve_fit:
             return
         frame, _, _, half = self.fits[best]
         if any(b.kind == "cut" and abs(b.frame - frame) <= half for b in self.found):
@@ -332,36 +345,48 @@ def _halves(reach: int) -> Iterable[int]:
     yield reach
 
 
-def _adaptive(settings: CutSettings):
-    """Return a function of (frame, picture) that gives PySceneDetect's candidates, 2 frames late, and the frame's score."""
-    scenedetect, cv2 = load_scenedetect()
-    detector = scenedetect.AdaptiveDetector(
-        adaptive_threshold=settings.ratio, min_scene_len=1, window_width=2, min_content_val=settings.content
-    )
+class Adaptive:
+    """Candidates for hard cuts by the rule of PySceneDetect's AdaptiveDetector, in two calls a frame; a test equates the two.
 
-    def look(frame: int, picture: Small) -> tuple[list[int], float]:
-        # Frames are counted, not timed: a nominal rate will do, and a variable one makes no difference.
-        cuts = detector.process_frame(
-            scenedetect.FrameTimecode(frame, 24.0), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        )
-        return [cut.frame_num for cut in cuts], float(detector._frame_score or 0.0)
+    The score of a frame is the mean change of its hue, saturation and brightness (0 to 255) since the one before. A candidate's
+    is `ratio` times the mean of the scores of the 2 frames on either side, and `content` at least.
+    """
 
-    return look
+    WINDOW = 2
+
+    def __init__(self, settings: CutSettings) -> None:
+        self.ratio, self.content, self.cv2 = settings.ratio, settings.content, load_cv2()
+        self.before: Small | None = None
+        self.scores: deque[float] = deque(maxlen=2 * self.WINDOW + 1)
+
+    def __call__(self, frame: int, picture: Small) -> tuple[list[int], float]:
+        """Return the candidates known from this frame on, which lie WINDOW frames back, and its score."""
+        colours = self.cv2.cvtColor(picture, self.cv2.COLOR_RGB2HSV)
+        score = 0.0
+        if self.before is not None:
+            score = self.cv2.norm(colours, self.before, self.cv2.NORM_L1) / colours.size
+        self.before = colours
+        self.scores.append(score)
+        if len(self.scores) < 2 * self.WINDOW + 1 or (own := self.scores[self.WINDOW]) < self.content:
+            return [], score
+        around = (sum(self.scores) - own) / (2 * self.WINDOW)
+        return [frame - self.WINDOW] if around < 1e-5 or own >= self.ratio * around else [], score
 
 
-def load_scenedetect() -> tuple[Any, Any]:
-    """Return the modules scenedetect and cv2; UserError says how to install them."""
+def load_cv2() -> Any:
+    """Return the module cv2; UserError says how to install it."""
     try:
         import cv2
-        import scenedetect
     except ImportError as error:
-        raise UserError(
-            "finding shots needs PySceneDetect: pip install 'longshot[data]' (or scenedetect-headless)"
-        ) from error
+        raise UserError("finding shots needs OpenCV: pip install 'longshot[data]'") from error
     cv2.setNumThreads(1)  # small pictures: threads cost more than they bring, and workers share the machine
-    return scenedetect, cv2
+    return cv2
 
 
 def finder(settings: CutSettings, fps: float) -> Finder:
-    """Return the detector for a film of `fps` frames a second. One that is learned would be another branch here."""
+    """Return the detector for a film of `fps` frames a second."""
+    if settings.detector == "transnetv2":
+        from longshot.data.transnet import Learned
+
+        return Learned(settings, fps)
     return Classic(settings, fps)

@@ -19,9 +19,11 @@ MODELS = {"dinov2": "facebook/dinov2-small", "clip": "openai/clip-vit-base-patch
 LINKED = {"colours": 0.6, "dinov2": 0.55, "clip": 0.8}
 """Similarity from which two shots are taken for one place, by encoder."""
 
-# Of the 8-bit colours after division by 255.
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-SPREAD = np.array([0.229, 0.224, 0.225], np.float32)
+COLOURS_OF = {
+    "dinov2": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+"""Mean and spread of red, green and blue (0 to 1) that a model was trained with."""
 BINS = 8
 LAYOUT = 0.1
 """Weight of where things are beside which colours there are: a place looks alike from two sides, not the same."""
@@ -29,7 +31,9 @@ LAYOUT = 0.1
 
 def encoder(name: EncoderName, model: str = "") -> Encoder:
     """Return the encoder of a name; `model` is a folder or a name on the Hugging Face hub, instead of the usual one."""
-    return colours if name == "colours" else _from_transformers(model or MODELS[name], name)
+    if name == "colours":
+        return colours
+    return _from_transformers(model or MODELS[name], name, f"encoder {name}", "encoders")
 
 
 def colours(pictures: Pictures) -> Vectors:
@@ -75,22 +79,28 @@ def _soft_histogram(places: Sequence[np.ndarray]) -> np.ndarray:
     return total / total.sum()
 
 
+def clip(model: str, whom: str, extra: str) -> Encoder:
+    """Return CLIP's picture features; UserError, in the name of who needs them, where `extra` or the weights are missing."""
+    return _from_transformers(model, "clip", whom, extra)
+
+
 @cache
-def _from_transformers(model: str, name: str) -> Encoder:
+def _from_transformers(model: str, name: str, whom: str, extra: str) -> Encoder:
     """Return a model's features; UserError where transformers or the weights are missing."""
     try:
         import torch
         from transformers import AutoModel, CLIPVisionModelWithProjection
     except ImportError as error:
-        raise UserError(f"encoder {name}: needs transformers: pip install 'longshot[encoders]'") from error
+        raise UserError(f"{whom}: needs transformers: pip install 'longshot[{extra}]'") from error
     try:
         kind = CLIPVisionModelWithProjection if name == "clip" else AutoModel
         network = kind.from_pretrained(model, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"encoder {name}: {model}: can't be loaded ({reason}); give `model`, a folder with the weights"
+            f"{whom}: {model}: can't be loaded ({reason}); give `model`, a folder with the weights"
         ) from error
+    mean, spread = np.array(COLOURS_OF[name], np.float32)
     side = int(getattr(network.config, "image_size", 224))
     side = min(side, 224)
 
@@ -100,7 +110,7 @@ def _from_transformers(model: str, name: str) -> Encoder:
         out = []
         for start in range(0, len(pictures), 16):
             batch = np.concatenate([fit(p[None], (side, side)) for p in pictures[start : start + 16]])
-            pixels = torch.from_numpy((batch.astype(np.float32) / 255 - MEAN) / SPREAD).permute(0, 3, 1, 2)
+            pixels = torch.from_numpy((batch.astype(np.float32) / 255 - mean) / spread).permute(0, 3, 1, 2)
             with torch.no_grad():
                 made = network(pixel_values=pixels)
             features = made.image_embeds if name == "clip" else made.last_hidden_state[:, 0]

@@ -4,12 +4,15 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from longshot.data.aesthetics import hash_of, judge
 from longshot.data.records import Row, SceneRow, SceneShot
+from longshot.data.shots import tiles_of
 from longshot.data.stage import Made, Place, Settings, Stage, Unit
 from longshot.files import write_text
 
@@ -31,12 +34,34 @@ class FilterSettings(Settings):
     """most share of the picture covered by titles or burnt-in writing, mean over the shot"""
     short_s: float | None = Field(1.0, ge=0)
     """shortest shot"""
+    aesthetic: float | None = None
+    """least aesthetic score, mean over the shot; LAION's heads give about 1 to 10. Needs a head (extra longshot[aesthetics])"""
+    aesthetic_head: str = ""
+    """a .safetensors file of linear layers on CLIP's features; with one, every shot gets the score"""
+    aesthetic_model: str = ""
+    """the CLIP below the head, a folder or a name on the hub; openai/clip-vit-large-patch14 if empty"""
     min_shots: int = Field(1, ge=1)
     """fewest shots that must be left of a scene"""
     duplicate: float | None = Field(0.5, gt=0, le=1)
     """share of a scene's pictures that an earlier scene has too, from which it is a near duplicate"""
     duplicate_bits: int = Field(6, ge=0, le=20)
     """by how many of their 63 bits the hashes of two pictures may differ"""
+
+    @model_validator(mode="after")
+    def _head_for_a_limit(self) -> "FilterSettings":
+        if self.aesthetic is not None and not self.aesthetic_head:
+            raise ValueError("aesthetic needs aesthetic_head, the .safetensors file of a head on CLIP")
+        return self
+
+    def resolved(self, folder: Path) -> "FilterSettings":
+        paths = {"aesthetic_head": self.aesthetic_head, "aesthetic_model": self.aesthetic_model}
+        # A model may be a name on the hub, which is no folder here.
+        found = {
+            n: str(folder / p)
+            for n, p in paths.items()
+            if p and (n.endswith("head") or (folder / p).is_dir())
+        }
+        return self.model_copy(update=found)
 
 
 @dataclass(frozen=True)
@@ -51,7 +76,14 @@ class Filter(Stage):
     settings: FilterSettings
     place: Place
 
-    TESTS: ClassVar[tuple[str, ...]] = ("black", "frozen", "still", "shaky", "text", "short")
+    TESTS: ClassVar[tuple[str, ...]] = ("black", "frozen", "still", "shaky", "text", "aesthetic", "short")
+
+    def units(self, rows: Iterable[Row]) -> Iterator[Unit]:
+        """Yield a unit a scene, with the hash of the head that scores it: another one gives other scores."""
+        head = self.settings.aesthetic_head
+        facts = ({"aesthetic_head": hash_of(head)},) if head else ()
+        for row in rows:
+            yield Unit(self.label(row), (row, *facts))
 
     def run(self, unit: Unit, key: str) -> Made:
         scene = SceneRow.of(unit.rows[0])
@@ -70,11 +102,16 @@ class Filter(Stage):
 
     def _judged(self, shot: SceneShot) -> SceneShot:
         scores, limits = scores_of(shot), self.settings
+        if limits.aesthetic_head:
+            seen = judge(limits.aesthetic_model, limits.aesthetic_head)(tiles_of(self.place, shot))
+            scores["aesthetic"] = round(float(seen.mean()), 5)
         above = {"black": limits.black, "frozen": limits.frozen, "shaky": limits.shaky, "text": limits.text}
         reasons = [name for name, limit in above.items() if limit is not None and scores[name] > limit]
         # What is frozen or black is still as well; one reason will do.
         if limits.still is not None and scores["still"] < limits.still and not reasons:
             reasons.append("still")
+        if limits.aesthetic is not None and scores["aesthetic"] < limits.aesthetic:
+            reasons.append("aesthetic")
         if limits.short_s is not None and shot.seconds < limits.short_s:
             reasons.append("short")
         return shot.model_copy(update={"scores": scores, "kept": not reasons, "reasons": tuple(reasons)})

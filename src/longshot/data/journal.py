@@ -105,7 +105,12 @@ def write_rows(path: Path, rows: Iterable[Row]) -> int:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file of JSON lines; UserError names the line that isn't one."""
+    """Yield the rows of a file of JSON lines, or of a .parquet table; UserError names the line that isn't one."""
+    if path.suffix.lower() == ".parquet":
+        from longshot.data.parquet import read_table
+
+        yield from read_table(path)
+        return
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):

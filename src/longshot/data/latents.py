@@ -36,6 +36,8 @@ class LatentSettings(Settings):
     """of the stored numbers; float16 gives every 8-bit pixel of a native base back"""
     size: Literal["base", "aspect"] = "base"
     """`base` crops every film to the base's picture size; `aspect` keeps its shape, at about the same area"""
+    text: Literal["features", "prompts"] = "features"
+    """`prompts` leaves the features of the prompts out, for a base that reads the prompts in training, as native ones do"""
     max_frames: int | None = Field(default=None, ge=1)
     """of a clip, when fewer than the base holds"""
 
@@ -219,6 +221,8 @@ class Latents(Stage):
                     alone=alone[k - 1],
                 )
             )
+        if self.settings.text == "prompts":
+            tensors = {name: t for name, t in tensors.items() if not name.startswith(("text.", "alone."))}
         file = self._save(key, tensors)
         row = LatentScene(
             **scene.row(),

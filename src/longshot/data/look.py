@@ -31,6 +31,7 @@ LIMITS = {
     "shaky": "shaky",
     "text": "text",
     "seconds": "short_s",
+    "aesthetic": "aesthetic",
 }
 """Which setting limits which score."""
 SCORE_WORDS = {
@@ -41,6 +42,7 @@ SCORE_WORDS = {
     "text": "share of the picture with writing",
     "sharp": "strength of edges",
     "seconds": "seconds",
+    "aesthetic": "aesthetic score",
 }
 
 
@@ -190,7 +192,7 @@ def _over(name: str, value: float, limits: FilterSettings) -> bool:
     limit = getattr(limits, LIMITS[name]) if name in LIMITS else None
     if limit is None:
         return False
-    return value < limit if name in ("still", "seconds") else value > limit
+    return value < limit if name in ("still", "seconds", "aesthetic") else value > limit
 
 
 def _caption(caption: dict[str, Any], model: str) -> str:
@@ -203,7 +205,7 @@ def _caption(caption: dict[str, Any], model: str) -> str:
         for name in ("environment", "story")
         if caption.get(name)
     )
-    by = f"<p class=note>by {escape(model)}</p>" if model else ""
+    by = f"<p class=note>caption: {escape(model)}</p>" if model else ""
     return f"<section class=caption>{people}{tiers}{by}</section>"
 
 
@@ -264,7 +266,7 @@ class _Sums:
         if words:
             graphs.append(_histogram("words of a scene's prompts", words, None))
         reasons = "".join(
-            f"<tr><td>{escape(name)}<td>{count} shots<td>{self.reason_s[name]:.1f} s"
+            f"<tr><td>{escape(name)}<td>{count} {'shot' if count == 1 else 'shots'}<td>{self.reason_s[name]:.1f} s"
             for name, count in self.reasons.most_common()
         )
         why = f"<h2>Left out</h2><table class=reasons>{reasons}</table>" if reasons else ""
@@ -316,13 +318,13 @@ def _page(config: "Config", head: str, body: str, number: int, pages: int) -> st
     nav = f"<nav>{links}</nav>" if pages > 1 else ""
     words = {"kept": "kept", "out": "left out", "cuts": "cut scenes", "take": "takes"}
     boxes = "".join(
-        f"<input type=checkbox id={name} checked><label for={name}>{word}</label>"
-        for name, word in words.items()
+        f"<label><input type=checkbox id={name} checked>{word}</label>" for name, word in words.items()
     )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         "<meta http-equiv=Content-Security-Policy "
         "content=\"default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{style}</style><body>{boxes}"
-        f"<div class=top><h1>{escape(title)}</h1>{head}{nav}</div><main>{body}{nav}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{style}</style><body>"
+        f"<div class=top><div class=boxes>{boxes}</div>"
+        f"<h1>{escape(title)}</h1>{head}{nav}</div><main>{body}{nav}</main></body></html>\n"
     )

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from longshot.data.cuts import TINY, Small, Tiny, load_scenedetect
+from longshot.data.cuts import TINY, Small, Tiny, load_cv2
 
 Grey = UInt8[np.ndarray, "height width"]
 GREY_WIDTH = 480
@@ -48,11 +48,11 @@ class Meter:
     """Measures frames one by one, in order."""
 
     def __init__(self, detail_every: int) -> None:
-        _, self.cv2 = load_scenedetect()
+        self.cv2 = load_cv2()
         self.detail_every = detail_every
         self.window = self.cv2.createHanningWindow(MOTION, self.cv2.CV_32F)
-        self.tiny: Tiny | None = None
         self.motion: Float32[np.ndarray, "height width"] | None = None
+        self.spread = 0.0  # of `motion`
         self.edges: tuple[np.ndarray, ...] | None = None
         self.index = 0
 
@@ -62,30 +62,21 @@ class Meter:
         tiny = cv2.resize(picture, TINY, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         motion = cv2.resize(grey, MOTION, interpolation=cv2.INTER_AREA).astype(np.float32)
+        luma, spread = (float(value[0, 0]) for value in cv2.meanStdDev(motion))
         change, jump = 0.0, None
-        if self.tiny is not None and self.motion is not None:
-            change = float(np.abs(motion - self.motion).mean()) / 255
-            jump = self._jump(self.motion, motion)
+        if self.motion is not None:
+            change = cv2.norm(motion, self.motion, cv2.NORM_L1) / (motion.size * 255)
+            if min(spread, self.spread) >= 8:  # in hardly any picture, noise moves
+                jump = self._jump(self.motion, motion)
         detail = None
         if self.index % self.detail_every == 0:
             detail = self._detail(stored)
-        frame = Frame(
-            self.index,
-            second,
-            picture,
-            float(motion.mean()) / 255,
-            float(motion.std()) / 255,
-            change,
-            jump,
-            detail,
-        )
-        self.tiny, self.motion = tiny, motion
+        frame = Frame(self.index, second, picture, luma / 255, spread / 255, change, jump, detail)
+        self.motion, self.spread = motion, spread
         self.index += 1
         return frame, tiny
 
     def _jump(self, before: np.ndarray, now: np.ndarray) -> tuple[float, float] | None:
-        if min(before.std(), now.std()) < 8:  # in hardly any picture, noise moves
-            return None
         # Copies: OpenCV multiplies the window into what it is given.
         (x, y), sure = self.cv2.phaseCorrelate(before.copy(), now.copy(), self.window)
         return (x / MOTION[0], y / MOTION[0]) if sure > 0.15 else None
@@ -143,11 +134,17 @@ def text_share(edges: Grey, grey: Grey, writing: Writing, cv2) -> float:
     height, width = edges.shape
     joined = cv2.morphologyEx(edges, cv2.MORPH_CLOSE, np.ones(writing.close, np.uint8))
     joined = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones(writing.open, np.uint8))
-    count, _, boxes, _ = cv2.connectedComponentsWithStats(joined, connectivity=4)
+    # Outlines rather than labelled components: a tenth of the time.
+    outlines, parents = cv2.findContours(joined, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     area = 0
-    for x, y, w, h, filled in boxes[1:count].tolist():
+    for n, outline in enumerate(outlines):
+        if parents[0, n, 3] >= 0:  # the edge of a hole
+            continue
+        x, y, w, h = cv2.boundingRect(outline)
         high = writing.least_height * height <= h <= writing.most_height * height
-        if not (high and w >= writing.least_ratio * h and w >= 0.04 * width and filled >= 0.5 * w * h):
+        if not (high and w >= writing.least_ratio * h and w >= 0.04 * width):
+            continue
+        if np.count_nonzero(joined[y : y + h, x : x + w]) < 0.5 * w * h:
             continue
         inside = edges[y : y + h, x : x + w]
         strokes = float(np.median((np.diff(inside.astype(np.int8), axis=1) == 1).sum(1)))

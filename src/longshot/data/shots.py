@@ -7,14 +7,16 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 
 import numpy as np
+from PIL import Image
 from pydantic import Field
 
-from longshot.data.cuts import Boundary, CutSettings, Small, finder, load_scenedetect
+from longshot.data.cuts import Boundary, CutSettings, Small, finder, load_cv2
 from longshot.data.measure import Frame, Meter, perceptual_hash, picture_inside, rate
 from longshot.data.records import FilmRow, Row, Sample, ShotRow
 from longshot.data.stage import Made, Place, Stage, Unit
 from longshot.errors import UserError
-from longshot.video import read_image, scan, write_image
+from longshot.files import atomic_path
+from longshot.video import scan
 
 STRIP_TILES = 16
 """Samples side by side in one picture."""
@@ -35,7 +37,7 @@ class Shots(Stage):
 
     name = "shots"
     after = "probe"
-    version = 1
+    version = 2
     reads = FilmRow
     writes = ShotRow
     settings: ShotSettings
@@ -153,7 +155,7 @@ class _Shot:
             self.next_s = frame.second + self.shots.settings.sample_s - 0.25 / rate(self.shots.film.fps)
 
     def _sample(self, frame: Frame) -> None:
-        _, cv2 = load_scenedetect()
+        cv2 = load_cv2()
         changes = self.changes or [0.0]
         steps = [np.subtract(b, a) for a, b in pairwise(self.jumps) if a and b]
         self.samples.append(
@@ -179,7 +181,9 @@ class _Shot:
 
     def _write_strip(self) -> None:
         name = str(self.shots.folder / f"{self.first.index:08d}_{len(self.strips)}.jpg")
-        write_image(self.shots.place.file(name), np.concatenate(self.tiles, axis=1))
+        with atomic_path(self.shots.place.file(name)) as temporary:
+            # Not by write_image, which has Pillow learn all its formats first.
+            Image.fromarray(np.concatenate(self.tiles, axis=1)).save(temporary, format="JPEG", quality=92)
         self.strips.append(name)
         self.tiles = []
 
@@ -239,6 +243,10 @@ def tiles_of(place: Place, shot: ShotRow) -> list[Small]:
         path = place.file(name)
         if not path.is_file():
             raise UserError(f"{name}: the pictures of shot {shot.id} are gone; run the stage shots again")
-        strip = read_image(path)
+        try:
+            with Image.open(path, formats=("JPEG", "PNG")) as image:
+                strip = np.asarray(image.convert("RGB"))
+        except Exception as error:  # as in video.read_image
+            raise UserError(f"{name}: is damaged ({error}); run the stage shots again") from error
         tiles += np.split(strip, strip.shape[1] // shot.tile_width, axis=1)
     return tiles[shot.first_tile : shot.first_tile + len(shot.samples)]
