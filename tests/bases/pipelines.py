@@ -243,6 +243,183 @@ def wan_film(pipe, latent: torch.Tensor, prompt: str, frames: int, steps: int, g
     return made[0]
 
 
+def ltx2(**network) -> Any:
+    """LTX-2 in small, sound and all, and the VAE's real strides. network: what else its config says."""
+    from diffusers import (
+        AutoencoderKLLTX2Audio,
+        AutoencoderKLLTX2Video,
+        FlowMatchEulerDiscreteScheduler,
+        LTX2Pipeline,
+        LTX2VideoTransformer3DModel,
+    )
+    from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    words = tokenizer()
+    vae = AutoencoderKLLTX2Video(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 16, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1),
+        spatial_compression_ratio=32,
+        temporal_compression_ratio=8,
+        decoder_spatial_padding_mode="zeros",  # a reflection takes two pixels at least
+    )
+    vae.latents_mean.copy_(torch.tensor([0.1, -0.2, 0.3, 0.0]))
+    vae.latents_std.copy_(torch.tensor([1.0, 2.0, 0.5, 1.5]))
+    sound = AutoencoderKLLTX2Audio(
+        base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=8
+    )
+    vocoder = LTX2Vocoder(
+        in_channels=16,
+        hidden_channels=8,
+        upsample_kernel_sizes=[4],
+        upsample_factors=[2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1, 3, 5]],
+    )
+    sizes: dict[str, Any] = dict(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        audio_in_channels=4,
+        audio_out_channels=4,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=8,
+        audio_cross_attention_dim=16,
+        num_layers=2,
+        caption_channels=16,
+        rope_type="split",
+    )
+    transformer = LTX2VideoTransformer3DModel(**sizes | network)
+    newer = not transformer.config.use_prompt_embeddings
+    connectors = LTX2TextConnectors(
+        caption_channels=16,
+        text_proj_in_factor=3,
+        video_connector_num_attention_heads=2,
+        video_connector_attention_head_dim=16 if newer else 8,
+        video_connector_num_layers=1,
+        video_connector_num_learnable_registers=8,
+        video_gated_attn=newer,
+        audio_connector_num_attention_heads=2,
+        audio_connector_attention_head_dim=8,
+        audio_connector_num_layers=1,
+        audio_connector_num_learnable_registers=8,
+        audio_gated_attn=newer,
+        rope_type="split",
+        per_modality_projections=newer,
+        video_hidden_dim=32,
+        audio_hidden_dim=16,
+    )
+    text = Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=dict(
+                vocab_size=len(words),
+                hidden_size=16,
+                intermediate_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=8,
+                pad_token_id=0,
+                bos_token_id=2,
+                eos_token_id=1,
+            ),
+            vision_config=dict(
+                hidden_size=8,
+                intermediate_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=28,
+                patch_size=14,
+            ),
+            mm_tokens_per_image=4,
+            image_token_index=3,
+            boi_token_index=4,
+            eoi_token_index=5,
+        )
+    )
+    fill(transformer, vae, connectors, text, sound, vocoder)
+    return LTX2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        audio_vae=sound,
+        text_encoder=text,
+        tokenizer=words,
+        connectors=connectors,
+        transformer=transformer,
+        vocoder=vocoder,
+    )
+
+
+@torch.no_grad()
+def ltx2_velocity(pipe, latent: torch.Tensor, prompt: str, sigma: float) -> torch.Tensor:
+    """One forward as diffusers' own pipeline makes it where it keeps sound apart, beside a sound that says nothing to it."""
+    rows, mask, *_ = pipe.encode_prompt(prompt, do_classifier_free_guidance=False)
+    video_text, audio_text, seen = pipe.connectors(rows, mask, padding_side="left")
+    _, channels, t, h, w = latent.shape
+    t_ = torch.tensor([sigma * 1000])
+    v, _ = pipe.transformer(
+        hidden_states=latent.flatten(2).mT,
+        audio_hidden_states=torch.randn(1, 5, 4),
+        encoder_hidden_states=video_text,
+        audio_encoder_hidden_states=audio_text,
+        timestep=t_,
+        sigma=t_,
+        encoder_attention_mask=seen,
+        audio_encoder_attention_mask=seen,
+        num_frames=t,
+        height=h,
+        width=w,
+        fps=24.0,
+        audio_num_frames=5,
+        isolate_modalities=True,
+        return_dict=False,
+    )
+    return v.mT.reshape(1, channels, t, h, w)
+
+
+def ltx2_film(pipe, latent, prompt: str, frames: int, steps: int, guidance: float, output: str):
+    """diffusers' own pipeline, sound and all, from given noise, with sound and video kept apart by the network's own switch.
+
+    Its three other guidances, which longshot doesn't have, are off.
+    """
+    plain = type(pipe.transformer).forward
+    pipe.transformer.forward = lambda *args, **kwargs: plain(
+        pipe.transformer, *args, **kwargs | {"isolate_modalities": True}
+    )
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        made = pipe(
+            prompt,
+            height=latent.shape[3] * 32,
+            width=latent.shape[4] * 32,
+            num_frames=frames,
+            frame_rate=24.0,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            stg_scale=0.0,
+            modality_scale=1.0,
+            guidance_rescale=0.0,
+            audio_guidance_scale=guidance,
+            audio_stg_scale=0.0,
+            audio_modality_scale=1.0,
+            audio_guidance_rescale=0.0,
+            latents=latent.flatten(2).mT,
+            output_type=output,
+            return_dict=False,
+        )[0]
+    finally:
+        del pipe.transformer.forward
+    if output == "latent":  # the pipeline hands them out as its VAE knows them
+        vae = pipe.vae
+        made = pipe._normalize_latents(made, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+    return made[0]
+
+
 @dataclass(frozen=True)
 class Small:
     """One base of the suite. size: pixels (width, height) of its small frames; velocity, film: diffusers' own way."""
@@ -258,6 +435,7 @@ SMALL = [
     Small("wan2.2", wan, (64, 32), wan_velocity, wan_film),
     Small("wan2.1", lambda: wan(second=True), (32, 16), wan_velocity, wan_film),
     Small("hunyuan1.5", hunyuan15, (32, 16), hunyuan15_velocity, hunyuan15_film),
+    Small("ltx2", ltx2, (64, 32), ltx2_velocity, ltx2_film),
 ]
 
 

@@ -19,6 +19,15 @@ def run(*args) -> None:
     assert stop.value.code == 0
 
 
+def short(base) -> int:
+    """Frames of a shot of two latent frames."""
+    return base.spec.stride[0] + 1
+
+
+def clip_frames(base) -> int:
+    return 2 * base.spec.stride[0] + 1
+
+
 @pytest.fixture(scope="module")
 def options(small, folder) -> list[str]:
     width, height = small.size
@@ -33,12 +42,16 @@ def place(small, base, tmp_path_factory):
     width, height = small.size
     for name in ("person", "street"):
         write_image(path / f"{name}.png", rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
-    clip = rng.integers(0, 255, (9, 2 * height, 2 * width, 3), dtype=np.uint8)
+    clip = rng.integers(0, 255, (clip_frames(base), 2 * height, 2 * width, 3), dtype=np.uint8)
     write_video(path / "clip.mp4", clip, base.spec.fps)
-    shots = [Shot(prompt=p, frames=5) for p in ("a dog waves", "a cat walks", "the dog walks out")]
+    shots = [Shot(prompt=p, frames=short(base)) for p in ("a dog waves", "a cat walks", "the dog walks out")]
     save_scene(Scene(story="a dog and a cat", shots=shots), path / "scene.yaml")
     shots = [
-        Shot(prompt="a dog", frames=5, references=[Reference(role="first_frame", path="street.png")]),
+        Shot(
+            prompt="a dog",
+            frames=short(base),
+            references=[Reference(role="first_frame", path="street.png")],
+        ),
         Shot(prompt="a cat", references=[Reference(role="video", path="clip.mp4")]),
         Shot(prompt="Character 1", frames=1, references=[Reference(role="identity", path="person.png")]),
     ]
@@ -80,17 +93,17 @@ def test_a_scene_is_made_with_pictures_and_clips_given_through_the_vae(place, op
     run("sample", place / "given.yaml", "--out", tmp_path / "film", "--mode", mode, *options)
     whole(tmp_path / "film", 3)
     clip = latents(tmp_path / "film")["shot_02"]
-    assert clip.shape == (np.prod(base.spec.grid(9, *base.spec.size)), base.spec.channels)
+    assert clip.shape == (np.prod(base.spec.grid(clip_frames(base), *base.spec.size)), base.spec.channels)
 
 
-def test_a_film_goes_on_from_its_cache_as_it_goes_on_from_its_latents(film, options, tmp_path):
+def test_a_film_goes_on_from_its_cache_as_it_goes_on_from_its_latents(film, options, base, tmp_path):
     """A cache on disk and one made again from cached latents are the same: nothing is decoded and encoded again."""
     before = latents(film)
     for name in ("kept", "again"):
         shutil.copytree(film, tmp_path / name)
     shutil.rmtree(tmp_path / "again/context")
     for name in ("kept", "again"):
-        run("extend", tmp_path / name, "--prompt", "the dog walks on", "--frames", 5, *options)
+        run("extend", tmp_path / name, "--prompt", "the dog walks on", "--frames", short(base), *options)
         whole(tmp_path / name, 4)
     kept, again = latents(tmp_path / "kept"), latents(tmp_path / "again")
     assert all(torch.equal(kept[name], z) for name, z in before.items())
@@ -118,7 +131,7 @@ def test_a_person_and_a_place_are_composed(place, options, tmp_path):
 
 
 def test_every_command_says_that_there_is_no_room_before_it_loads_anything(
-    film, place, folder, options, capsys, tmp_path
+    film, place, folder, base, options, capsys, tmp_path
 ):
     """The config is made that of a far larger network, and the weights are taken away."""
     huge = tmp_path / folder.name
@@ -135,7 +148,7 @@ def test_every_command_says_that_there_is_no_room_before_it_loads_anything(
         ["interpolate", place / "scene.yaml", *new],
         ["compose", place / "scene.yaml", *new, "--identity", picture, "--environment", picture],
         ["reshoot", tmp_path / "film", "--shot", 2],
-        ["extend", tmp_path / "film", "--prompt", "the dog walks on", "--frames", 5],
+        ["extend", tmp_path / "film", "--prompt", "the dog walks on", "--frames", short(base)],
     ):
         with pytest.raises(SystemExit) as stop:
             main([str(a) for a in (*command, *options[:1], huge, *options[2:])])

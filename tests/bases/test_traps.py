@@ -1,13 +1,20 @@
-"""The traps of running scenes on networks made for single shots, one test each."""
+"""The traps of running scenes on networks made for single shots, each with tests of its own."""
+
+import ast
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from adapters import write_peft
 
+import longshot
+from longshot.bases.lora import apply, restore
+from longshot.flow import add_noise, sigma_table
 from longshot.layout import Group, Layout
 from longshot.model.context import Context
-from longshot.sample.denoise import Sampling, denoise
-from longshot.sample.plan import PlannedShot, autoregressive
+from longshot.sample.denoise import Sampling, denoise, noise_of
+from longshot.sample.plan import PlannedShot, autoregressive, together
 
 GRID = (2, 2, 2)
 
@@ -33,8 +40,9 @@ def test_no_mask_over_the_scene_is_ever_built(base, monkeypatch):
     z, text, sigma, layout = scene(base, 3)
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     base.velocity(z, text, sigma, layout, "causal")
-    over_the_scene = [mask for keys, mask in masks if keys >= layout.num_video]
+    over_the_scene = [mask for keys, mask in masks if keys == layout.num_video or keys == len(layout.keys)]
     assert over_the_scene and all(mask is None for mask in over_the_scene)
+    assert all(mask is None or mask.shape[-2] == 1 for _, mask in masks)  # LTX-2 masks padding of its text
 
 
 @torch.no_grad()
@@ -52,7 +60,7 @@ def test_the_noise_level_is_embedded_once_a_shot_and_not_once_a_token(base):
         base.velocity(*scene(base, 3), "scene")
     finally:
         hook.remove()
-    assert all(out.shape == (3, base.sizes[1] * base.sizes[2]) for out in seen) and seen
+    assert all(out.ndim == 2 and len(out) == 3 for out in seen) and seen
 
 
 @torch.no_grad()
@@ -89,7 +97,7 @@ def test_padding_in_the_batch_changes_no_shot(base):
     z, text, sigma, layout = scene(base)
     long = Group(3, layout.groups[0].text, (5, 2, 3))
     more = torch.randn(long.video, base.spec.channels)
-    wider = Layout.single(*layout.groups, long, rope="anchor")
+    wider = Layout.single(*layout.groups, long, rope=base.spec.rope)
     words = torch.cat([text, text[: long.text]])
     v = base.velocity(torch.cat([z, more]), words, torch.tensor([*sigma, 0.5]), wider, "causal")
     assert torch.allclose(v[: len(z)], base.velocity(z, text, sigma, layout, "causal"), atol=2e-5)
@@ -144,3 +152,110 @@ def test_quoted_text_is_read_by_the_glyph_encoder_too(base, small):
         pytest.skip("only HunyuanVideo-1.5 has one")
     plain, quoted = base.encode_text(["a dog", 'a dog "in"'])
     assert not plain[:, 0].any() and quoted[:, 0].any()
+
+
+@torch.no_grad()
+def test_every_shot_steps_by_its_own_noise_level_and_no_scheduler_of_diffusers_is_asked(base, monkeypatch):
+    """Its Euler steps the wrong way when every token has a timestep, and can't noise to a level between its own."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+    def refuse(*_, **__):
+        raise AssertionError("a scheduler was asked")
+
+    for scheduler in (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler):
+        for name in ("step", "set_timesteps", "scale_noise", "add_noise"):
+            monkeypatch.setattr(scheduler, name, refuse, raising=False)
+    calls = []
+
+    class Noting(type(base)):
+        def velocity(self, z, text, sigma, layout, visibility, past=None):
+            v = super().velocity(z, text, sigma, layout, visibility, past)
+            calls.append((z, sigma, v, layout))
+            return v
+
+    noting = object.__new__(Noting)
+    noting.__dict__ = base.__dict__
+    given = torch.randn(2, base.spec.channels, generator=torch.Generator().manual_seed(3))
+    shots = [
+        PlannedShot(1, "shot 1", "a dog", (2, 1, 1), (0, "1", 0), given=given),
+        PlannedShot(2, "shot 2", "a cat", (1, 1, 2), (0, "2", 0)),
+    ]
+    between, levels = 0.37, sigma_table(2, 3.0)
+    assert not (levels == between).any()
+    (finished,) = denoise(noting, together("", shots, between), Sampling(steps=2, shift=3.0, guidance=1.0))
+    held = add_noise(given, noise_of(shots[0], base.spec.channels), torch.tensor(between))
+    z = noise_of(shots[1], base.spec.channels)
+    for i, (seen, sigma, v, layout) in enumerate(calls):
+        first, second = (span.slice for span in layout.video_spans)
+        assert sigma.tolist() == pytest.approx([between, float(levels[i])])
+        assert torch.equal(seen[first], held) and torch.allclose(seen[second], z, atol=1e-6)
+        z = z + (levels[i + 1] - levels[i]) * v[second]
+    assert len(calls) == 2 and torch.allclose(finished.latents[2], z, atol=1e-6)
+
+
+@torch.no_grad()
+def test_both_branches_of_guidance_can_read_one_history(base):
+    """What the wordless branch then sees differs, since its own history read no words: so by default it keeps its own."""
+    z, text, sigma, layout = scene(base)
+    (history, new), (words, more) = layout.groups, text.split([g.text for g in layout.groups])
+    nothing = base.encode_text([""])[0]
+    silent = Group(1, len(nothing), history.grid)
+
+    def remember(group: Group, rows: torch.Tensor) -> Context:
+        alone = Layout.single(group, rope=base.spec.rope)
+        return base.remember(z[: history.video], rows, sigma[:1], alone, "causal", [Context()])[1][0]
+
+    worded, wordless = remember(history, words), remember(silent, nothing)
+    after = z[history.video :]
+
+    def branch(group: Group, rows: torch.Tensor, context: Context) -> torch.Tensor:
+        one = Layout.single(*context.groups, group, past=1, rope=base.spec.rope)
+        return base.velocity(after, rows, sigma[1:], one, "causal", [context])
+
+    bare = Group(2, len(nothing), new.grid)
+    both = Layout(((history, new), (history, bare)), (1, 1), base.spec.rope)
+    v = base.velocity(
+        torch.cat([after, after]),
+        torch.cat([more, nothing]),
+        sigma[1:].repeat(2),
+        both,
+        "causal",
+        [worded, worded],
+    )
+    assert torch.allclose(v[: len(after)], branch(new, more, worded), atol=2e-5)
+    assert torch.allclose(v[len(after) :], branch(bare, nothing, worded), atol=2e-5)
+    assert not torch.allclose(v[len(after) :], branch(bare, nothing, wordless), atol=5e-5)
+
+
+@torch.no_grad()
+def test_a_lora_needs_nothing_of_diffusers_pipelines_which_not_all_can_load_one(base, small, tmp_path):
+    """HunyuanVideo-1.5's has no LoRA loader at all."""
+    if small.name == "hunyuan1.5":
+        assert not hasattr(base.pipe, "load_lora_weights")
+    query = next(
+        n for n, _ in base.network.named_modules() if n.endswith(("attn1.to_q", "blocks.0.attn.to_q"))
+    )
+    made = write_peft(tmp_path / "one.safetensors", base.network, [query], seed=2)
+    args = scene(base)
+    before = base.velocity(*args, "scene")
+    replaced = apply(base.network, [(str(tmp_path / "one.safetensors"), 0.5)], base.spec.name)
+    try:
+        changed = base.velocity(*args, "scene")
+    finally:
+        restore(base.network, replaced)
+    weight, (down, up) = base.network.get_submodule(query).weight, made[query]
+    own = weight.clone()
+    weight.add_(0.5 * up @ down)
+    by_hand = base.velocity(*args, "scene")
+    weight.copy_(own)
+    assert torch.allclose(changed, by_hand, atol=2e-5)
+    assert not torch.allclose(changed, before, atol=1e-3)
+    assert torch.equal(base.velocity(*args, "scene"), before)
+
+
+def test_torchao_which_prints_where_there_is_no_gpu_is_imported_only_inside_what_asks_for_it():
+    for file in Path(longshot.__file__).parent.rglob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.partition(".")[0] == "torchao" for name in names), file

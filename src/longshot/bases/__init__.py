@@ -19,6 +19,7 @@ REPOSITORIES = {
     "wan2.1-t2v-1.3b": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
     "wan2.1-t2v-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
     "hunyuanvideo-1.5": "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v",
+    "ltx-2": "Lightricks/LTX-2",
 }
 
 
@@ -104,6 +105,10 @@ def _family(folder):
         from longshot.bases.hunyuan15 import Hunyuan15Base
 
         return Hunyuan15Base
+    if folder.pipeline == "LTX2Pipeline":
+        from longshot.bases.ltx2 import LTX2Base
+
+        return LTX2Base
     raise UserError(
-        f"{folder.path}: holds a {folder.pipeline}; longshot runs WanPipeline and HunyuanVideo15Pipeline"
+        f"{folder.path}: holds a {folder.pipeline}; longshot runs WanPipeline, HunyuanVideo15Pipeline and LTX2Pipeline"
     )

@@ -21,7 +21,7 @@ from longshot.lint import Limits
 
 INDEX = "model_index.json"
 _CONFIGS = ["*.json", "*.txt", "*.model", "*.jinja"]
-_WEIGHTS = ["*.safetensors"]
+_WEIGHTS = ["*/*.safetensors"]  # not those beside the index: LTX-2 has the same weights there again, as single files
 
 
 @dataclass(frozen=True)

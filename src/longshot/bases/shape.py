@@ -23,6 +23,9 @@ from longshot.model.cost import CALLS_A_BLOCK, Work, attended_pairs
 # activation); and those of attention, without and with remembered tokens. Measured, see tests/bases/test_shape.py.
 CROSS_MLP, JOINT_MLP, ATTENTION, ATTENTION_WITH_PAST = 5.0, 4.0, 11.3, 6.0
 
+# Gemma 3 12B with LTX-2's connectors, and LTX-2's video VAE.
+TEXT_LTX, VAE_LTX = 13_634_038_592, 1_222_479_857
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -152,6 +155,10 @@ def shape_of(folder: Folder) -> Shape:
             from longshot.bases.wan import TEXT_ROWS, spec_of
 
             shape = wan_shape(spec_of(folder), network, TEXT_ROWS)
+        elif folder.pipeline == "LTX2Pipeline":
+            from longshot.bases.ltx2 import spec_of
+
+            shape = ltx2_shape(spec_of(folder), network)
         else:
             from longshot.bases.hunyuan15 import spec_of
 
@@ -160,7 +167,8 @@ def shape_of(folder: Folder) -> Shape:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder.path}: its transformer's config can't be read ({error!r})") from error
-    text, vae = _stored(folder, "text_encoder", "text_encoder_2"), _stored(folder, "vae")
+    text = _stored(folder, "text_encoder", "text_encoder_2", "connectors")
+    vae = _stored(folder, "vae")
     return replace(shape, others=(text, vae)) if text else shape
 
 
@@ -241,9 +249,82 @@ def hunyuan15_shape(
     )
 
 
+def ltx2_shape(spec: Spec, c: dict, others: tuple[int, int] = (TEXT_LTX, VAE_LTX)) -> Shape:
+    """Both streams have weights; only the video stream computes, the other one a token a shot."""
+    from longshot.bases.ltx2 import TEXT_ROWS
+
+    def size(key: str, usual: int) -> int:
+        return int(c.get(key, usual))
+
+    layers, heads, dim = (
+        size("num_layers", 48),
+        size("num_attention_heads", 32),
+        size("attention_head_dim", 128),
+    )
+    sound_heads = size("audio_num_attention_heads", 32)
+    video, sound = heads * dim, sound_heads * size("audio_attention_head_dim", 64)
+    video_words, sound_words = size("cross_attention_dim", 4096), size("audio_cross_attention_dim", 2048)
+    is_gated, is_sound_gated = bool(c.get("gated_attn")), bool(c.get("audio_gated_attn"))
+    modulated = (bool(c.get("cross_attn_mod")), bool(c.get("audio_cross_attn_mod")))
+
+    def attention(query: int, heads: int, inner: int, key: int, gated: bool) -> int:
+        return (query + 1) * inner + 2 * (key + 1) * inner + (inner + 1) * query + gated * (query + 1) * heads
+
+    def mlp(width: int) -> int:
+        return 8 * width * width + 5 * width
+
+    def embedded(width: int, outputs: int) -> int:  # a noise level, and so many sets of modulation
+        return (256 + 1 + width + 1) * width + (width + 1) * outputs * width
+
+    block = tables = ends = 0
+    for width, inner, count, words, gated, more, channels, out in (
+        (video, video, heads, video_words, is_gated, modulated[0], "in_channels", "out_channels"),
+        (
+            sound,
+            sound,
+            sound_heads,
+            sound_words,
+            is_sound_gated,
+            modulated[1],
+            "audio_in_channels",
+            "audio_out_channels",
+        ),
+    ):
+        sets = 9 if more else 6
+        block += attention(width, count, inner, width, gated) + attention(width, count, inner, words, gated)
+        block += attention(width, sound_heads, sound, sound + video - width, gated) + mlp(width)
+        tables += (
+            (sets + 5 + 2 * any(modulated)) * width + 4 * inner + 2 * sound
+        )  # with norms of queries and keys
+        ends += (
+            (size(channels, 128) + 1) * width
+            + (width + 1) * int(c.get(out) or size(channels, 128))
+            + 2 * width
+        )
+        ends += embedded(width, sets) + embedded(width, 4) + embedded(width, 1)
+        if c.get("use_prompt_embeddings", True):
+            ends += (size("caption_channels", 3840) + 1) * width + (width + 1) * width
+        if any(modulated) and c.get("use_prompt_adaln_single", True):
+            ends += embedded(width, 2)
+    words = size("caption_channels", 3840) if c.get("use_prompt_embeddings", True) else video_words
+    return Shape(
+        spec=spec,
+        cross=True,
+        layers=layers,
+        heads=heads,
+        head_dim=dim,
+        mlp=4 * video,
+        text_dim=words,
+        text_rows=TEXT_ROWS,
+        parameters=layers * (block + tables) + ends,
+        others=others,
+        narrow=layers * block,
+    )
+
+
 def known_shapes() -> dict[str, Shape]:
     """The bases that have a short name, from the sizes they were published with."""
-    from longshot.bases import hunyuan15, wan
+    from longshot.bases import hunyuan15, ltx2, wan
 
     def of_wan(spec: Spec, heads: int, mlp: int, layers: int, channels: int, vae: int) -> Shape:
         config = {
@@ -277,6 +358,7 @@ def known_shapes() -> dict[str, Shape]:
         of_wan(wan.WAN21_1B, 12, 8960, 30, 16, 126_892_531),
         of_wan(wan.WAN21_14B, 40, 13824, 40, 16, 126_892_531),
         hunyuan15_shape(hunyuan15.HUNYUAN15, hunyuan),
+        ltx2_shape(ltx2.LTX2, {}),
     ]
     return {shape.spec.name: shape for shape in shapes}
 
