@@ -18,6 +18,7 @@ import sys
 import types
 import zlib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -251,7 +252,7 @@ def main() -> int:
     made = peer_film(checkout, network, noise)
     rows += [
         (f"shot {n} of a film", made[:, a:b], film[:, a:b])
-        for n, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False), start=1)
+        for n, (a, b) in enumerate(pairwise(bounds), start=1)
     ]
     return verdict(rows)
 

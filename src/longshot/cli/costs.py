@@ -54,13 +54,14 @@ def bases() -> int:
     """List the bases: size, licence, memory a shot, and what each can do."""
     from longshot.bases import REPOSITORIES
     from longshot.bases.native import PRESETS
+    from longshot.bases.published import PUBLISHED
     from longshot.bases.shape import known_shapes
     from longshot.layout import Group
 
     def facts(spec: "Spec", end: str) -> str:
         width, height = spec.size
         return (
-            f"{spec.name}: {width}x{height} at {spec.fps} fps, shots of {spec.stride[0]}n+{spec.frame_offset} frames up to "
+            f"{spec.name}: {width}x{height} at {spec.fps} fps, shots of {spec.frame_step}n+{spec.first_frames} frames up to "
             f"{spec.max_frames}, {spec.max_shots} shots a window; {spec.licence}; {end}"
         )
 
@@ -80,4 +81,9 @@ def bases() -> int:
             f"    {shape.parameters / 1e9:.1f}B parameters, {shape.weight_bytes / gib:.0f} GiB in bf16 with text encoder and "
             f"VAE; {group.tokens:,} tokens and {shape.shot_bytes(group) / gib:.1f} GiB of cache a shot; {does}"
         )
+    for name, entry in PUBLISHED.items():
+        spec, modes = entry.spec, " and ".join(entry.spec.multishot.modes if entry.spec.multishot else ())
+        print(facts(spec, f"over {entry.over}, trained for films of several shots, mode {modes}"))
+        terms = "" if entry.is_open else f" (first `longshot accept {name}`: {entry.terms})"
+        print(f"    huggingface.co/{entry.repository} {entry.file}, then `longshot convert {name} THAT_FILE`{terms}")
     return 0

@@ -37,12 +37,13 @@ class Options:
     """solver steps a shot"""
     guidance: float | None = None
     """classifier-free guidance; 1 is none and halves the work"""
-    solver: Literal["euler", "heun", "stochastic"] | None = None
+    solver: Literal["euler", "heun", "stochastic", "unipc"] | None = None
     """stochastic puts fresh noise on in every step, which forgives a small base its early errors"""
     shift: float | None = None
     """shift of the noise levels towards noise"""
     context_sigma: float = 0.1
-    """noise level at which history is held: 0.1 keeps detail, 0.5 keeps a long roll-out from drifting"""
+    """noise level at which history is held: 0.1 keeps detail, 0.5 keeps a long roll-out from drifting; weights that
+    were trained on clean history (longlive2, shotstream) always read it so"""
     window: int | None = None
     """the most shots that see each other, the one being made included"""
     device: str = "cpu"
