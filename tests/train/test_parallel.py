@@ -1,19 +1,33 @@
 """Invariant 6: two processes that share a run give the loss and gradients of one."""
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.multiprocessing
 import two_ranks
 from two_ranks import STAGE, loss_and_gradients, small_base
 
+from commands import done
+from longshot.bases.tune import LoraConfig
+from longshot.errors import UserError
 from longshot.layout import VISIBILITIES
-from longshot.train.loop import Trainer
+from longshot.train.loop import ADAPTER, Trainer
+from longshot.train.parallel import Ranks, share_out
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def results(folder, alone):
     """What two real processes returned for every job, by rank."""
-    folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(two_ranks.main, (folder,), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
@@ -62,13 +76,69 @@ def test_heads_that_cannot_be_shared_evenly_are_named(results):
     assert message.startswith("3 heads can't be shared by 2 context-parallel processes")
 
 
-def test_a_run_of_two_ranks_makes_the_weights_of_a_run_of_one(results, tmp_path):
-    one = Trainer(small_base(torch.float32), STAGE, tmp_path, None)
+WAYS = ["ddp", "fsdp", "ulysses", "fsdp+ulysses"]
+
+
+def same_weights(found, expected):
+    """fp32 sums in another order, through steps of Adam, which divides by small numbers."""
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """A run of one process, stopped after two steps in `folder / one`, and then its end: the weights of both."""
+    weights = []
+    for out, until in ((folder / "one", 2), (folder / "whole", 4)):
+        one = Trainer(small_base(torch.float32), STAGE, out)
+        one.run(workers=0, until=until)
+        weights.append({name: p.detach().clone() for name, p in one.network.named_parameters()})
+    return weights
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_of_two_ranks_makes_the_weights_of_a_run_of_one(results, alone, way):
+    for rank in (0, 1):
+        same_weights(results[rank]["trainer" if way == "ddp" else f"trainer, {way}"], alone[0])
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_a_run_of_one_process_goes_on_in_two_and_the_other_way_round(results, alone, folder, way):
+    same_weights(results[0][f"resumed, {way}"], alone[1])
+    one = Trainer(small_base(torch.float32), STAGE, folder / way)
+    assert one.step == 2
+    one.run(workers=0)
+    same_weights(dict(one.network.named_parameters()), alone[1])
+
+
+def test_a_lora_is_trained_over_sharded_weights(results, tmp_path):
+    one = Trainer(small_base(torch.float32), STAGE, tmp_path, lora=LoraConfig(2))
     one.run(workers=0, until=2)
-    for rank in (
-        0,
-        1,
-    ):  # fp32 sums in another order, through two steps of Adam, which divides by small numbers
-        torch.testing.assert_close(
-            results[rank]["trainer"], dict(one.base.network.state_dict()), rtol=1e-3, atol=1e-5
-        )
+    same_weights(results[0]["trainer, lora"], dict(one.network.named_parameters()))
+    assert (tmp_path / ADAPTER).is_file()
+
+
+def test_what_context_parallelism_cannot_do_is_said_in_one_line(tmp_path):
+    two = Ranks(0, 2)
+    with pytest.raises(UserError, match="give --attributes 0"):
+        Trainer(small_base(), replace(STAGE, attributes=0.1), tmp_path, two, parallel="ulysses")
+    with pytest.raises(UserError, match="3 heads can't be shared by 2 processes"):
+        share_out(small_base(heads=3), "ulysses", two)
+
+
+def test_torchrun_trains_with_sharded_weights_and_one_process_goes_on(tmp_path):
+    """As a person starts it: two processes of `longshot train` that meet through torchrun."""
+    small_base(torch.float32).save(tmp_path / "small.safetensors")
+    order = ["train", "puppets", "--stage", "causal", "--out", str(tmp_path / "run"), "--workers", "0"]
+    order += ["--init", str(tmp_path / "small.safetensors")]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    two = subprocess.run(
+        [*run, "longshot", *order, "--steps", "1", "--parallel", "fsdp"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert two.returncode == 0, two.stderr
+    done(*order, "--steps", "2")
+    log = (tmp_path / "run/causal/log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [1, 2]

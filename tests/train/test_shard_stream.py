@@ -23,7 +23,7 @@ from longshot.train.config import STAGES
 from longshot.train.loop import CHECKPOINT, Trainer, batch_loss, collate, draw_noise
 from longshot.train.puppets import Example, StreamConfig, stream
 from longshot.train.shards import ShardSteps, ShardStream, draw_stored
-from longshot.train.stages import on_shards, train_shards
+from longshot.train.stages import Order, on_shards, train_shards
 
 BASE = tiny_base()
 
@@ -189,7 +189,7 @@ def test_a_run_goes_on_where_the_shards_were_moved_to_and_not_with_others(folder
 
 
 def test_the_stages_of_lct_run_on_shards(folder, tmp_path, weights):
-    train_shards(tmp_path, folder, "lct", 2, weights, 600, 1, 0, "cpu", 100)
+    train_shards(Order(tmp_path, "lct", 2, str(weights), workers=0), folder, budget=600, packs=1)
     assert (tmp_path / "lct" / "weights.safetensors").is_file()
     saved = json.loads((tmp_path / "lct" / "config.json").read_text())
     assert saved["stream"]["single"] == STAGES["lct"]().stream.single and saved["attributes"] == 0
@@ -230,7 +230,7 @@ def test_shards_for_another_base_are_refused(folder, tmp_path):
     with pytest.raises(
         UserError, match=r"was made for quick with fps 24; tiny has 8\. Run `longshot data latents`"
     ):
-        train_shards(tmp_path, tmp_path / "shards", "single", 1, None, 600, 1, 0, "cpu", 100)
+        train_shards(Order(tmp_path, "single", 1, workers=0), tmp_path / "shards", budget=600, packs=1)
 
 
 def test_ranks_that_cannot_share_the_packs_are_refused(folder):

@@ -1,5 +1,6 @@
 """What each of two processes does in `test_parallel.py`: a file of its own, so that a process starts without pytest."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longshot.bases.native import TINY_SPEC, NativeBase, NativeConfig
+from longshot.bases.tune import LoraConfig
 from longshot.errors import UserError
 from longshot.layout import GLOBAL, VISIBILITIES, Visibility
 from longshot.model.mmdit import MMDiTConfig
 from longshot.train.config import StageConfig
 from longshot.train.loop import Trainer, batch_loss, collate, draw_noise
-from longshot.train.parallel import Ranks, Ulysses, shard_parameters, sum_gradients, whole
+from longshot.train.parallel import Parallel, Ranks, Ulysses, shard_parameters, sum_gradients, whole
 from longshot.train.puppets import PuppetSteps, StreamConfig
 
 STREAM = StreamConfig(scenes=3, single=0.3, shots=(2, 3), frames=(4, 8), drop_global=0.3)
@@ -124,11 +126,31 @@ def three_heads(rank: int) -> Result:
     return {}
 
 
-def trainer(folder: Path) -> Callable[[int], Result]:
+def trainer(folder: Path, parallel: Parallel = "ddp", lora: int = 0) -> Callable[[int], Result]:
+    """Two steps of a run in `folder / parallel`; what a rank then has of the weights, all slices joined."""
+
     def job(rank: int) -> Result:
-        made = Trainer(small_base(torch.float32), STAGE, folder / "two", Ranks(rank, 2))
+        out, low_rank = folder / f"{parallel}{lora or ''}", LoraConfig(lora) if lora else None
+        made = Trainer(small_base(torch.float32), STAGE, out, Ranks(rank, 2), low_rank, parallel)
         made.run(workers=0, until=2)
-        return dict(made.base.network.state_dict())
+        return {name: whole(p.detach()) for name, p in made.network.named_parameters()}
+
+    return job
+
+
+def resumed(folder: Path, parallel: Parallel) -> Callable[[int], Result]:
+    """The end of the run that one process began in `folder / one`."""
+
+    def job(rank: int) -> Result:
+        if rank == 0:
+            shutil.copytree(folder / "one", folder / f"one, {parallel}")
+        dist.barrier()
+        made = Trainer(
+            small_base(torch.float32), STAGE, folder / f"one, {parallel}", Ranks(rank, 2), None, parallel
+        )
+        assert made.step == 2
+        made.run(workers=0)
+        return {name: whole(p.detach()) for name, p in made.network.named_parameters()}
 
     return job
 
@@ -144,7 +166,11 @@ def main(rank: int, folder: Path) -> None:
         "context recomputed": context_parallel("scene", "prefix", recompute=True),
         "three heads": three_heads,
         "trainer": trainer(folder),
+        "trainer, lora": trainer(folder, "fsdp", lora=2),
     }
+    ways: tuple[Parallel, ...] = ("fsdp", "ulysses", "fsdp+ulysses")
+    jobs |= {f"trainer, {way}": trainer(folder, way) for way in ways}
+    jobs |= {f"resumed, {way}": resumed(folder, way) for way in ways}
     jobs |= {f"context {v}": context_parallel(v, "prefix") for v in VISIBILITIES}
     jobs["context dense"] = context_parallel("causal", "dense")
     torch.save({name: job(rank) for name, job in jobs.items()}, folder / f"{rank}.pt")

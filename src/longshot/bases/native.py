@@ -205,9 +205,12 @@ class NativeBase:
         return v, [context.extended(memories) for context, memories in zip(past, new, strict=True)]
 
     # -- files ----------------------------------------------------------------------------------------------------------
-    def save(self, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Writes weights and config to one safetensors file, atomically."""
-        state = {k: v.detach().to(dtype).cpu().contiguous() for k, v in self.network.state_dict().items()}
+    def save(
+        self, path: Path, dtype: torch.dtype = torch.bfloat16, weights: dict[str, Tensor] | None = None
+    ) -> None:
+        """Writes weights (the network's own, if not given) and config to one safetensors file, atomically."""
+        weights = self.network.state_dict() if weights is None else weights
+        state = {k: v.detach().to(dtype).cpu().contiguous() for k, v in weights.items()}
         save_tensors(path, state, {"format": FORMAT, "config": json.dumps(_config_to_json(self.config))})
 
     @classmethod

@@ -14,40 +14,67 @@ def train(
     out: Path,
     stage: Literal["all", "single", "lct", "causal"] = "all",
     steps: int | None = None,
-    init: Path | None = None,
+    init: str | None = None,
     data: Path | None = None,
     budget: int = 20_000,
     packs: int = 1,
     workers: int = 1,
     device: str = "cpu",
     checkpoint_seconds: float = 180,
+    lr: float | None = None,
+    attributes: float | None = None,
+    lora: int = 0,
+    base: str = "tiny",
+    parallel: Literal["ddp", "fsdp", "ulysses", "fsdp+ulysses"] = "ddp",
 ) -> int:
-    """Train a native base: single shots, then Long Context Tuning, then the context-causal fine-tune. A stopped run goes on.
+    """Train a native base, or a LoRA over any base: single shots, then Long Context Tuning, then the context-causal fine-tune.
+    A stopped run goes on.
 
-    On several processes: torchrun --nproc-per-node 2 -m longshot train puppets --out DIR
+    On several processes: torchrun --nproc-per-node 2 -m longshot train puppets --out DIR --parallel fsdp
 
     Args:
         world: puppets, drawn on the way; or shards, scenes that `longshot data` made.
         out: the run's folder, with one folder a stage in it.
         stage: one stage, or all of them in order.
         steps: of this stage, instead of the recipe's.
-        init: weights that the first of these stages starts from; the others start from the stage before them.
+        init: weights that the first of these stages starts from; the others start from the stage before them. Of a LoRA: one
+            that is merged into the base before, as FILE or FILE:WEIGHT.
         data: the folder of the shards.
         budget: of shards, the most tokens a pack of scenes has.
         packs: of shards, packs a step; processes must share them evenly.
         workers: processes that make scenes ready ahead.
         checkpoint_seconds: how often the state is saved.
+        lr: peak learning rate, instead of the recipe's.
+        attributes: weight of the auxiliary loss of drawn scenes, instead of the recipe's.
+        lora: train a LoRA of this rank, and leave the base as it is; it is written to lora.safetensors, for `--lora`.
+        base: what the LoRA is trained over, as in `longshot sample`; pretrained bases train from shards that were made for them.
+        parallel: how several processes share the run. ddp: each has its own scenes and all weights; fsdp: its own scenes and a
+            slice of the weights; ulysses: all weights and a part of every scene; fsdp+ulysses: a slice and a part.
     """
-    from longshot.train.stages import train_puppets, train_shards
+    from longshot.train.stages import Order, train_puppets, train_shards
 
     if (world == "shards") != (data is not None):
         raise UserError(
             "--data: say where the shards lie" if data is None else "--data is for `longshot train shards`"
         )
+    order = Order(
+        out=out,
+        stage=stage,
+        steps=steps,
+        init=init,
+        workers=workers,
+        device=device,
+        checkpoint_seconds=checkpoint_seconds,
+        lr=lr,
+        attributes=attributes,
+        lora=lora,
+        base=base,
+        parallel=parallel,
+    )
     if data is None:
-        train_puppets(out, stage, steps, init, workers, device, checkpoint_seconds)
+        train_puppets(order)
     else:
-        train_shards(out, data, stage, steps, init, budget, packs, workers, device, checkpoint_seconds)
+        train_shards(order, data, budget, packs)
     return 0
 
 

@@ -263,7 +263,10 @@ class MMDiT(nn.Module):
         rows = len(layout.queries)
         held = Span(0, rows) if isinstance(kernel, str) else kernel.span(rows)
         if held != Span(0, rows) and (layout.pad or any(layout.past)):
-            raise ValueError("a sequence with padding or remembered groups can't be split over processes")
+            raise UserError(
+                "a sequence with padding or remembered shots can't be split over processes (context parallelism): train "
+                "without both, or give --parallel ddp or fsdp"
+            )
         num_text, is_text = layout.num_text, layout.queries.is_text
         t0, t1 = (int(is_text[:edge].sum()) for edge in (held.start, held.stop))
         v0, v1 = held.start - t0, min(held.stop - t1, layout.num_video)
@@ -317,7 +320,9 @@ class MMDiT(nn.Module):
                 f"groups; got {len(z)}, {len(text)} and {len(sigma)}"
             )
         if keep is not None and not isinstance(kernel, str):
-            raise ValueError("keys and values that are split over processes can't be kept")
+            raise UserError(
+                "keys and values of a sequence that is split over processes (context parallelism) can't be kept for a cache"
+            )
         past = past or [Context()] * len(layout.scenes)
         if [len(c.groups) for c in past] != list(layout.past):
             raise ValueError(

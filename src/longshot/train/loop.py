@@ -7,58 +7,81 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from longshot.bases import tune
+from longshot.bases.base import Base
+from longshot.bases.lora import save_adapter
 from longshot.bases.native import NativeBase, check_shapes
 from longshot.errors import UserError
 from longshot.files import write_text
-from longshot.flow import add_noise, flow_loss, per_token, velocity
+from longshot.flow import flow_loss
 from longshot.layout import GLOBAL, Group, Layout, Visibility, global_group
 from longshot.train.attributes import DEPTH, AttributeReaders
 from longshot.train.checkpoint import TrainingState
 from longshot.train.config import StageConfig
-from longshot.train.parallel import Ranks
+from longshot.train.evidence import false_evidence, grain, noised
+from longshot.train.parallel import Parallel, Ranks, clip_gradients, local, share_out, sliced, whole
 from longshot.train.puppets import Example, stream
 from longshot.train.shards import StoredExample
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
+ADAPTER = "lora.safetensors"
 MAY_CHANGE = ("steps", "decay", "stream.folder")
 """Settings that a run may be gone on with otherwise: its length, and where the same shards lie."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A packed training batch: clean latents, the prompt of each group, where every token is, and what it was made of."""
+    """A packed training batch: clean latents, the prompt of each group, where every token is, and what it was made of.
+
+    texts: the features of each prompt, where the base's text encoder doesn't learn.
+    """
 
     z_0: Tensor
     prompts: tuple[str, ...]
     layout: Layout
     examples: tuple[Example | StoredExample, ...]
+    texts: tuple[Tensor, ...] | None = None
 
 
-def collate(base: NativeBase, examples: Sequence[Example | StoredExample]) -> Batch:
-    """Packs examples; a scene without a global prompt has no group 0, so that one shot alone is the single-shot model."""
-    scenes, latents, prompts = [], [], []
-    for example in examples:
+def collate(base: Base, examples: Sequence[Example | StoredExample]) -> Batch:
+    """Packs examples; a scene without a global prompt has no group 0, so that one shot alone is the single-shot model.
+
+    Each shot is worded as sampling words it (`Spec.wording`).
+    """
+    wanted: list[list[tuple[int, str, tuple[int, int, int]]]] = []  # of each scene: shot, prompt, grid
+    latents = []
+    packed: Sequence[Any] = examples  # a drawn one is of native bases only, which its type says
+    for example in packed:
         groups = []
-        if example.global_prompt:
-            groups.append(global_group(len(base.tokenise(example.global_prompt))))
-            latents.append(torch.zeros(1, base.spec.channels, device=base.device))
-            prompts.append(example.global_prompt)
+        if example.global_prompt and base.spec.prompts == "group":
+            groups.append((GLOBAL, example.global_prompt, global_group(0).grid))
+            latents.append(torch.zeros(1, base.spec.channels))
         shots = zip(example.latents(base), example.prompts, strict=True)
         for k, ((z, grid), prompt) in enumerate(shots, start=1):
-            groups.append(Group(k, len(base.tokenise(prompt)), grid))
+            groups.append((k, base.spec.wording(example.global_prompt, prompt), grid))
             latents.append(z)
-            prompts.append(prompt)
-        scenes.append(tuple(groups))
-    layout = Layout(tuple(scenes), rope=base.spec.rope)
-    return Batch(torch.cat(latents), tuple(prompts), layout, tuple(examples))
+        wanted.append(groups)
+    prompts = [prompt for groups in wanted for _, prompt, _ in groups]
+    texts = None
+    if isinstance(base, NativeBase):
+        lengths = iter([len(base.tokenise(prompt)) for prompt in prompts])
+    else:
+        with torch.no_grad():
+            texts = tuple(base.encode_text(prompts))
+        lengths = iter([len(features) for features in texts])
+    scenes = tuple(tuple(Group(k, next(lengths), grid) for k, _, grid in groups) for groups in wanted)
+    layout = Layout(scenes, rope=base.spec.rope)
+    z_0 = torch.cat([z.to(latents[-1].device) for z in latents])
+    return Batch(z_0, tuple(prompts), layout, tuple(examples), texts)
 
 
 def draw_noise(
@@ -72,9 +95,12 @@ def draw_noise(
     for groups, index in zip(layout.scenes, indices, strict=True):
         generator = torch.Generator().manual_seed(((config.seed * 1_000_003 + step) << 16) + index)
         scene = Layout.single(*groups)
-        sigmas.append(config.sigma(scene, generator))
-        for g in groups:
+        levels = config.sigma(scene, generator)
+        sigmas.append(levels)
+        for g, level in zip(groups, levels.tolist(), strict=True):
             noise = torch.randn(g.video, channels, generator=generator)
+            if config.grain:
+                noise *= grain(g.video, level, config.grain, generator)
             noises.append(noise if g.shot != GLOBAL else torch.zeros_like(noise))
     return torch.cat(sigmas), torch.cat(noises)
 
@@ -89,7 +115,7 @@ class BatchLoss:
 
 
 def batch_loss(
-    base: NativeBase,
+    base: Base,
     batch: Batch,
     sigma: Tensor,
     eps: Tensor,
@@ -97,30 +123,35 @@ def batch_loss(
     readers: AttributeReaders | None = None,
 ) -> BatchLoss:
     """The losses of a batch at given noise."""
-    texts = base.encode_text(batch.prompts)
-    z_t = add_noise(batch.z_0, eps, per_token(sigma, batch.layout))
-    features: list[Tensor] | None = None if readers is None else []
-    v_hat = base.velocity(
-        z_t, torch.cat(texts), sigma, batch.layout, visibility, keep=None, features=features
-    )
-    weighted = sigma if base.config.network.predicts == "clean" else None
-    flow, each = flow_loss(v_hat, velocity(batch.z_0, eps), batch.layout, weighted)
+    texts = base.encode_text(batch.prompts) if batch.texts is None else batch.texts
+    evidence = None
+    if isinstance(base, NativeBase):
+        evidence = false_evidence(base, batch.examples, batch.z_0, batch.layout)
+    z_t, v = noised(batch.z_0, evidence, batch.layout, sigma, eps)
+    features: list[Tensor] = []
+    seen: dict[str, Any] = {} if readers is None else {"features": features}
+    v_hat = base.velocity(z_t, torch.cat(list(texts)), sigma, batch.layout, visibility, **seen)
+    weighted = sigma if isinstance(base, NativeBase) and base.config.network.predicts == "clean" else None
+    flow, each = flow_loss(v_hat, v, batch.layout, weighted)
     attributes = torch.zeros((), device=flow.device)
-    if readers is not None and features:
+    if readers is not None:
         middle = features[round(DEPTH * len(features)) - 1]
-        attributes = readers(batch.examples, texts, middle, batch.layout, base)
+        attributes = readers(batch.examples, list(texts), middle, batch.layout, base)
     return BatchLoss(flow, each, attributes)
 
 
 def make_optimizer(modules: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
-    """AdamW over all weights; only matrices decay."""
-    matrices = [p for p in modules.parameters() if p.ndim >= 2]
-    vectors = [p for p in modules.parameters() if p.ndim < 2]
+    """AdamW over all weights that learn; only matrices decay."""
+    learn = [p for p in modules.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in learn if p.ndim >= 2], [p for p in learn if p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99))
+    sharded = any(
+        local(p) is not p for p in learn
+    )  # slices and whole weights don't go into one fused operation
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), foreach=False if sharded else None)
 
 
 def lr_factor(step: int, config: StageConfig) -> float:
@@ -155,25 +186,50 @@ def deferred_interrupt() -> Generator[Callable[[], bool]]:
 class Trainer:
     """One stage of one run in one folder: `log.jsonl`, `checkpoint.safetensors`, and at the end `weights.safetensors`.
 
-    A folder that holds a checkpoint is gone on with, bit for bit: examples and noise are functions of (seed, step). Raises
-    UserError when the checkpoint was made by other settings, or a step has too few scenes for the ranks.
+    A folder that holds a checkpoint is gone on with, bit for bit: examples and noise are functions of (seed, step). With `lora`
+    only low-rank layers learn, only they are saved, and `lora.safetensors` is what comes out. parallel: how several processes
+    share the run; a checkpoint is the same for all ways and goes on under another one, with rounding of its own.
+
+    Raises UserError when the checkpoint was made by other settings, a step has too few scenes for the ranks, or the base can't
+    be trained so.
     """
 
-    def __init__(self, base: NativeBase, config: StageConfig, folder: Path, ranks: Ranks | None = None):
-        self.base, self.config, self.folder = base, config, Path(folder)
+    def __init__(
+        self,
+        base: Base,
+        config: StageConfig,
+        folder: Path,
+        ranks: Ranks | None = None,
+        lora: tune.LoraConfig | None = None,
+        parallel: Parallel = "ddp",
+    ):
+        self.base, self.config, self.folder, self.lora = base, config, Path(folder), lora
+        self.network: Any = getattr(base, "network")  # noqa: B009 - every base has one
+        self.device: torch.device = getattr(base, "device")  # noqa: B009
         self.ranks = ranks or Ranks()
-        self.steps = config.stream.steps(config.seed, self.ranks.rank, self.ranks.count)
+        if lora is None and not isinstance(base, NativeBase):
+            raise UserError(f"{base.spec.name}: a pretrained base is trained by LoRA; give --lora RANK")
+        if "ulysses" in parallel and self.ranks.count > 1 and config.attributes:
+            raise UserError(
+                f"--parallel {parallel}: the auxiliary loss of drawn scenes reads whole sequences; give --attributes 0"
+            )
+        if lora is None:
+            self.network.train().requires_grad_(True)
+        else:
+            tune.attach(self.network, lora.rank, config.seed)
+        sharing = share_out(base, parallel, self.ranks)
+        self.steps = config.stream.steps(config.seed, sharing.rank, sharing.count)
+        self.shared = sharing
         self.folder.mkdir(parents=True, exist_ok=True)
-        base.network.train().requires_grad_(True)
         self.readers = None
         if config.attributes:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
-                self.readers = AttributeReaders(base.config.network.width).to(base.device)
-        parts = {"network": base.network} | ({"readers": self.readers} if self.readers else {})
+                self.readers = AttributeReaders(self.network.config.width).to(self.device)
+        parts = {"network": self.network} | ({"readers": self.readers} if self.readers else {})
         self.modules = nn.ModuleDict(parts)
         self.optimizer = make_optimizer(self.modules, config)
-        self.average = {k: v.detach().clone() for k, v in base.network.state_dict().items()}
+        self.average = {k: v.detach().clone() for k, v in self._learned(self.network).items()}
         self.step = 0
         self.whole = True  # whether weights, average and optimizer are all those of `step`
         if (self.folder / CHECKPOINT).exists():
@@ -181,32 +237,56 @@ class Trainer:
 
     def resume(self, state: TrainingState) -> None:
         """Takes over a saved state. Raises UserError when it was made by another config (other than `MAY_CHANGE`)."""
-        mine, theirs = (_settings(json.loads(json.dumps(c))) for c in (self.config.to_json(), state.config))
+        mine, theirs = (_settings(json.loads(json.dumps(c))) for c in (self.settings(), state.config))
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key) and key not in MAY_CHANGE:
                 raise UserError(
                     f"{self.folder / CHECKPOINT}: was trained with {key}={theirs.get(key)!r}, not {mine.get(key)!r}; "
                     "use another folder or the same settings"
                 )
-        check_shapes(self.folder / CHECKPOINT, self.modules.state_dict(), state.weights)
-        self.modules.load_state_dict(state.weights, strict=True)
-        self.average = {k: v.to(self.base.device) for k, v in state.average.items()}
-        self.optimizer.load_state_dict(state.optimizer)
+        weights = self._learned(self.modules)
+        check_shapes(self.folder / CHECKPOINT, weights, state.weights)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                local(weight).copy_(local(sliced(state.weights[name], weight)))
+            self.average = {k: sliced(v, self.average[k]) for k, v in state.average.items()}
+        order = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = {
+            i: {k: sliced(v, order[i]) if isinstance(v, Tensor) and v.ndim else v for k, v in entry.items()}
+            for i, entry in state.optimizer["state"].items()
+        }
+        self.optimizer.load_state_dict(state.optimizer | {"state": moments})
         self.step = state.step
 
+    def settings(self) -> dict:
+        """What a run must be gone on with."""
+        return self.config.to_json() | ({} if self.lora is None else {"lora": asdict(self.lora)})
+
+    @staticmethod
+    def _learned(modules: nn.Module) -> dict[str, Tensor]:
+        """The weights that learn, by name."""
+        return {name: p for name, p in modules.named_parameters() if p.requires_grad}
+
     def save(self) -> None:
-        """Writes the checkpoint of the current step."""
-        TrainingState(
+        """Writes the checkpoint of the current step. Every process must call it; rank 0 writes."""
+        optimizer = self.optimizer.state_dict()
+        moments = {
+            i: {k: whole(v) if isinstance(v, Tensor) else v for k, v in entry.items()}
+            for i, entry in optimizer["state"].items()
+        }
+        state = TrainingState(
             self.step,
-            self.config.to_json(),
-            self.modules.state_dict(),
-            self.average,
-            self.optimizer.state_dict(),
-        ).save(self.folder / CHECKPOINT)
+            self.settings(),
+            {k: whole(v) for k, v in self._learned(self.modules).items()},
+            {k: whole(v) for k, v in self.average.items()},
+            optimizer | {"state": moments},
+        )
+        if self.ranks.rank == 0:
+            state.save(self.folder / CHECKPOINT)
 
     def train_step(self, examples: Sequence[Example | StoredExample]) -> dict[str, float]:
         """One optimizer step; noise depends on (seed, step) alone. Returns what the log holds."""
-        config, network, ranks = self.config, self.base.network, self.ranks
+        config, ranks = self.config, self.ranks
         factor = lr_factor(self.step, config)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * factor
@@ -214,27 +294,28 @@ class Trainer:
         batch = collate(self.base, examples)
         indices = self.steps.places(self.step)
         sigma, eps = (
-            x.to(self.base.device)
+            x.to(self.device)
             for x in draw_noise(batch.layout, self.base.spec.channels, config, self.step, indices)
         )
         loss = batch_loss(self.base, batch, sigma, eps, config.visibility, self.readers)
         num_shots = sum(g.shot != GLOBAL for g in batch.layout.groups)
-        share = num_shots / ranks.sum(torch.tensor(float(num_shots))).item()
+        share = num_shots / self.shared.sum(torch.tensor(float(num_shots))).item()
         ((loss.flow + config.attributes * loss.attributes) * share).backward()
         ranks.sum_gradients(self.modules)
-        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), config.clip)
+        norm = clip_gradients(self.modules, config.clip)
         self.optimizer.step()
         self.step += 1
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
-        for k, v in network.state_dict().items():
-            self.average[k].lerp_(v, 1 - keep)
+        with torch.no_grad():
+            for k, v in self._learned(self.network).items():
+                local(self.average[k]).lerp_(local(v), 1 - keep)
         noisy = sigma > 0.5
         return {
             "step": self.step,
-            "loss": ranks.sum(loss.flow.detach() * share).item(),
+            "loss": self.shared.sum(loss.flow.detach() * share).item(),
             "loss_noisy": (loss.each[noisy].mean() if noisy.any() else loss.flow).item(),
-            "loss_attributes": ranks.sum(loss.attributes.detach() * share).item(),
-            "grad_norm": float(norm),
+            "loss_attributes": self.shared.sum(loss.attributes.detach() * share).item(),
+            "grad_norm": norm,
             "lr": config.lr * factor,
             "tokens": len(batch.layout.queries),
         }
@@ -246,7 +327,7 @@ class Trainer:
         until: int | None = None,
         on_step: Callable[[dict[str, float]], None] | None = None,
     ) -> Path:
-        """Trains to the end (or to step `until`), saving every `checkpoint_seconds`; returns the averaged weights' file.
+        """Trains to the end (or to step `until`), saving every `checkpoint_seconds`; returns the file of what was learned.
 
         Ctrl-C finishes the step, saves, and raises KeyboardInterrupt; the same call goes on from there.
         """
@@ -255,7 +336,7 @@ class Trainer:
             self._steps(stop, workers, checkpoint_seconds, on_step)
         except KeyboardInterrupt:
             if self.whole:
-                self._save_on_rank_0()
+                self.save()
                 log.warning(
                     "%s: stopped at step %d of %d and saved; the same command goes on from there",
                     self.folder,
@@ -263,10 +344,8 @@ class Trainer:
                     self.config.steps,
                 )
             raise
-        self._save_on_rank_0()
-        if self.ranks.rank == 0:
-            self.export()
-        return self.folder / WEIGHTS
+        self.save()
+        return self.export()
 
     def _steps(
         self,
@@ -280,7 +359,7 @@ class Trainer:
             half_written = self.folder.glob(f".{Path(CHECKPOINT).stem}.*")  # by a process that was killed
             for path in half_written:
                 path.unlink()
-            write_text(self.folder / "config.json", json.dumps(self.config.to_json(), indent=1))
+            write_text(self.folder / "config.json", json.dumps(self.settings(), indent=1))
         with self._log().open("a") as lines, deferred_interrupt() as interrupted:
             for examples in stream(self.steps, self.step, stop, workers):
                 self.whole = False
@@ -293,13 +372,9 @@ class Trainer:
                     on_step(row)
                 if self.ranks.any(interrupted()):
                     raise KeyboardInterrupt
-                if time.monotonic() - saved > checkpoint_seconds:
-                    self._save_on_rank_0()
+                if self.ranks.any(time.monotonic() - saved > checkpoint_seconds):
+                    self.save()
                     saved = time.monotonic()
-
-    def _save_on_rank_0(self) -> None:
-        if self.ranks.rank == 0:
-            self.save()
 
     def _log(self) -> Path:
         """The log, without the steps after the checkpoint, which will be made again, and without a half-written line."""
@@ -314,12 +389,16 @@ class Trainer:
         write_text(path, "".join(kept))
         return path
 
-    def export(self) -> None:
-        """Writes the averaged weights as a base that `load_base` opens."""
-        live = {k: v.detach().clone() for k, v in self.base.network.state_dict().items()}
-        self.base.network.load_state_dict(self.average)
-        self.base.save(self.folder / WEIGHTS, torch.float32)
-        self.base.network.load_state_dict(live)
+    def export(self) -> Path:
+        """Writes the averaged weights as a base that `load_base` opens, or as a LoRA. Every process must call it."""
+        average = {k: whole(v) for k, v in self.average.items()}
+        path = self.folder / (WEIGHTS if self.lora is None else ADAPTER)
+        if self.ranks.rank == 0 and self.lora is None:
+            assert isinstance(self.base, NativeBase)
+            self.base.save(path, torch.float32, average)
+        elif self.ranks.rank == 0:
+            save_adapter(path, tune.as_adapter(str(path), average), torch.float32)
+        return path
 
 
 def _settings(config: dict, prefix: str = "") -> dict:

@@ -4,13 +4,15 @@ Three ways, which add up. Each leaves the loss as it is and gradients that are p
 - `Ranks`: every process has the whole network and some of a step's scenes (data parallel);
 - `shard_parameters`: every process stores a slice of each weight and gathers a block's weights when it needs them (FSDP2);
 - `Ulysses`: every process has some rows of each scene's token sequence outside attention, and some heads inside it.
+
+`longshot train --parallel` names them, see `Parallel`; `share_out` sets a base up.
 """
 
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -19,13 +21,19 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from longshot.bases.base import Base
+from longshot.bases.native import NativeBase
 from longshot.errors import UserError
 from longshot.layout import Layout, Span, Visibility
 from longshot.model.attention import Kernel, attend
-from longshot.model.mmdit import MMDiT
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+
+Parallel = Literal["ddp", "fsdp", "ulysses", "fsdp+ulysses"]
+"""ddp: each process has all weights and its own scenes. fsdp: its own scenes, and a slice of the weights. ulysses: all weights
+and a part of every scene. fsdp+ulysses: a slice of the weights and a part of every scene."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +70,40 @@ class Ranks:
         return value if self.count == 1 else bool(self.sum(torch.tensor(float(value))).item())
 
     def sum_gradients(self, network: nn.Module) -> None:
-        """Replaces every gradient by its sum over ranks, in one message."""
+        """Replaces every gradient by its sum over ranks, in one message. Those of sharded weights are sums already."""
         if self.count > 1:
             sum_gradients(network)
 
 
+def share_out(base: Base, parallel: Parallel, ranks: Ranks) -> Ranks:
+    """Makes a base run on all processes in a way, and returns this process's place among those that have scenes of their own.
+
+    Raises UserError for a base that can't be run so.
+    """
+    if ranks.count == 1:
+        return ranks
+    if "fsdp" in parallel:
+        shard_parameters(getattr(base, "network"))  # noqa: B009 - every base has one
+    if "ulysses" not in parallel:
+        return ranks
+    if not isinstance(base, NativeBase):
+        raise UserError(
+            f"--parallel {parallel}: splits the one sequence of a native base; {base.spec.name} has its shots on the batch "
+            "axis. Give --parallel fsdp"
+        )
+    if (heads := base.config.network.heads) % ranks.count:
+        raise UserError(
+            f"--parallel {parallel}: {heads} heads can't be shared by {ranks.count} processes; use a number that divides them"
+        )
+    base.kernel = Ulysses()
+    return Ranks()
+
+
 def sum_gradients(network: nn.Module, group: dist.ProcessGroup | None = None) -> None:
-    """Replaces every gradient by its sum over a process group, in one message."""
-    grads = [p.grad for p in network.parameters() if p.grad is not None]
+    """Replaces every gradient by its sum over a process group, in one message. Slices of sharded weights are left alone."""
+    grads = [p.grad for p in network.parameters() if p.grad is not None and local(p) is p]
+    if not grads:
+        return
     flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat, group=group)
     for g, summed in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
@@ -78,7 +112,7 @@ def sum_gradients(network: nn.Module, group: dist.ProcessGroup | None = None) ->
 
 # -- sharded weights ----------------------------------------------------------------------------------------------------
 def shard_parameters(
-    network: MMDiT, mesh: "DeviceMesh | None" = None, dtype: torch.dtype | None = None
+    network: nn.Module, mesh: "DeviceMesh | None" = None, dtype: torch.dtype | None = None
 ) -> None:
     """Makes every process of the mesh (all, by default) store a slice of each weight (FSDP2), block by block.
 
@@ -94,12 +128,17 @@ def shard_parameters(
 
     # Noise levels must not be rounded to bf16 on the way in: 1000 sigma is the argument of a cosine.
     policy = MixedPrecisionPolicy(dtype, torch.float32 if dtype else None, cast_forward_inputs=False)
-    for module in (network.text_refiner, *network.blocks, network):
+    children = dict(network.named_children())
+    blocks = children.get("blocks", children.get("transformer_blocks"))
+    assert isinstance(blocks, nn.ModuleList)
+    refiner = [children["text_refiner"]] if "text_refiner" in children else []
+    for module in (*refiner, *blocks, network):
         fully_shard(module, mesh=mesh, mp_policy=policy)
         assert isinstance(module, FSDPModule)
         module.set_gradient_divide_factor(1.0)  # FSDP2 would take the mean over processes
         module.set_force_sum_reduction_for_comms(True)
-    register_fsdp_forward_method(network, "encode_text")
+    if refiner:
+        register_fsdp_forward_method(network, "encode_text")
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -107,6 +146,41 @@ def whole(tensor: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's slice of a tensor. A plain tensor comes back as it is."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sliced(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, as every process has it, cut up as another one is: the inverse of `whole`."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    tensor = tensor.to(like.device, copy=True)
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def clip_gradients(modules: nn.Module, most: float) -> float:
+    """Scales all gradients down to a norm over all weights, sharded or not; returns the norm before."""
+    parameters = [p for p in modules.parameters() if p.grad is not None]
+    if all(local(p) is p for p in parameters):
+        return float(nn.utils.clip_grad_norm_(parameters, most))
+    squares = torch.zeros(2)
+    for p in parameters:
+        assert p.grad is not None
+        squares[int(local(p) is p)] += local(p.grad).square().sum().cpu()
+    slices = squares[0].clone()
+    dist.all_reduce(slices)
+    norm = float((slices + squares[1]).sqrt())
+    for p in parameters:
+        assert p.grad is not None
+        local(p.grad).mul_(min(most / (norm + 1e-6), 1.0))
+    return norm
 
 
 # -- context parallelism ------------------------------------------------------------------------------------------------

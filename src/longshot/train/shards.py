@@ -10,8 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from longshot.bases.base import Spec
-from longshot.bases.native import NativeBase
+from longshot.bases.base import Base, Spec
 from longshot.data.latents import base_facts
 from longshot.data.loader import Draw, TokenBuckets
 from longshot.data.shards import Sample, ShardDataset
@@ -29,9 +28,10 @@ class StoredExample:
     prompts: tuple[str, ...]
     truth: None = None
 
-    def latents(self, base: NativeBase) -> list[tuple[Tensor, Grid]]:
+    def latents(self, base: Base) -> list[tuple[Tensor, Grid]]:
         """The clean latent of every shot, on the base's device, and its grid."""
-        return [(z.to(base.device).float(), grid) for z, grid in self.shots]
+        device = getattr(base, "device")  # noqa: B009 - every base has one
+        return [(z.to(device).float(), grid) for z, grid in self.shots]
 
 
 @dataclass(frozen=True)

@@ -1,58 +1,107 @@
-"""The recipe of the tiny base: which stage starts from what."""
+"""The recipe of the tiny base, and LoRAs over any base: which stage starts from what."""
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from longshot.bases import load_base
+from longshot.bases.base import Base
+from longshot.bases.lora import load_adapters
 from longshot.bases.native import NativeBase, tiny
+from longshot.bases.tune import LoraConfig
 from longshot.data.shards import ShardDataset
 from longshot.errors import UserError
 from longshot.train.config import STAGES, StageConfig
 from longshot.train.loop import WEIGHTS, Trainer
-from longshot.train.parallel import Ranks
+from longshot.train.parallel import Parallel, Ranks
 from longshot.train.puppets import StreamConfig
 from longshot.train.shards import ShardStream, check_base
 
 REPORT_EVERY = 20
 
 
-def train_puppets(
-    out: Path,
-    stage: str,
-    steps: int | None,
-    init: Path | None,
-    workers: int,
-    device: str,
-    checkpoint_seconds: float,
-) -> None:
-    """Runs one stage or all three in `out`, one folder a stage. Raises UserError where a stage has nothing to start from."""
-    _run(out, _configs(stage, steps), init, workers, device, checkpoint_seconds)
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained, and how. See `longshot train`.
+
+    stage: one of `STAGES`, or all. init: weights that the first stage starts from; of a LoRA, another one that is merged into the
+    base before. steps, lr, attributes: instead of the recipe's. lora: the rank of a LoRA over `base`, 0 to train all weights.
+    """
+
+    out: Path
+    stage: str = "all"
+    steps: int | None = None
+    init: str | None = None
+    workers: int = 1
+    device: str = "cpu"
+    checkpoint_seconds: float = 180
+    lr: float | None = None
+    attributes: float | None = None
+    lora: int = 0
+    base: str = "tiny"
+    parallel: Parallel = "ddp"
+
+    def __post_init__(self):
+        if self.lora < 0:
+            raise UserError(f"--lora {self.lora}: use a rank from 1 on")
+        if self.lora and self.stage == "all":
+            raise UserError(
+                "--lora: is trained in one stage: give --stage lct, or --stage causal for sampling with a cache"
+            )
+        if not self.lora and self.base != "tiny":
+            raise UserError(
+                f"--base {self.base}: names what a LoRA is trained over; give --lora RANK, or --init"
+            )
+
+    def configs(self) -> dict[str, StageConfig]:
+        """The stages, by name."""
+        names = list(STAGES) if self.stage == "all" else [self.stage]
+        made = {name: STAGES[name]() if self.steps is None else STAGES[name](self.steps) for name in names}
+        if self.lora:
+            made = {name: replace(config, attributes=0.0) for name, config in made.items()}
+        changed = {"lr": self.lr, "attributes": self.attributes}
+        told = {key: value for key, value in changed.items() if value is not None}
+        return {name: replace(config, **told) for name, config in made.items()}
+
+    def start(self, stage: str, is_first: bool = True) -> Base:
+        """What a stage starts from. Raises UserError where there is nothing."""
+        if self.lora:
+            base = load_base(self.base, "causal" if stage == "causal" else "bidirectional")
+            if self.init is not None:
+                load_adapters(base, [self.init])
+            return base
+        if self.init is not None and is_first:
+            return NativeBase.load(Path(self.init))
+        order = list(STAGES)
+        if stage == order[0]:
+            return NativeBase.fresh(tiny())
+        before = self.out / order[order.index(stage) - 1] / WEIGHTS
+        if not before.exists():
+            raise UserError(
+                f"{before}: stage {stage} starts from these weights; train the stage before it, or give --init"
+            )
+        return NativeBase.load(before)
 
 
-def train_shards(
-    out: Path,
-    shards: Path,
-    stage: str,
-    steps: int | None,
-    init: Path | None,
-    budget: int,
-    packs: int,
-    workers: int,
-    device: str,
-    checkpoint_seconds: float,
-) -> None:
+def train_puppets(order: Order) -> None:
+    """Runs one stage or all three in the order's folder, one folder a stage. Raises UserError where there is nothing to start
+    from, and for a base that isn't of the puppet world."""
+    if order.lora and not isinstance(order.start(order.stage), NativeBase):
+        raise UserError(f"--base {order.base}: the puppets are drawn for native bases; train from shards")
+    _run(order, order.configs())
+
+
+def train_shards(order: Order, shards: Path, budget: int, packs: int) -> None:
     """The same stages on scenes out of shards. Raises UserError also when those were made for a base of other sizes."""
     dataset = ShardDataset(shards)
-    configs = _configs(stage, steps)
-    base = _start(out, next(iter(configs)), init)
-    check_base(shards, dataset.base, base.spec)
+    configs = order.configs()
+    check_base(shards, dataset.base, order.start(next(iter(configs))).spec)
     stream = ShardStream(str(shards), dataset.fingerprint(), budget, packs)
-    stored = {name: on_shards(config, stream) for name, config in configs.items()}
-    _run(out, stored, init, workers, device, checkpoint_seconds)
+    _run(order, {name: on_shards(config, stream) for name, config in configs.items()})
 
 
 def on_shards(config: StageConfig, shards: ShardStream) -> StageConfig:
@@ -70,42 +119,19 @@ def on_shards(config: StageConfig, shards: ShardStream) -> StageConfig:
     return replace(config, stream=stream, attributes=0.0)  # only drawn scenes know their attributes
 
 
-def _configs(stage: str, steps: int | None) -> dict[str, StageConfig]:
-    names = list(STAGES) if stage == "all" else [stage]
-    return {name: STAGES[name]() if steps is None else STAGES[name](steps) for name in names}
-
-
-def _run(
-    out: Path,
-    configs: Mapping[str, StageConfig],
-    init: Path | None,
-    workers: int,
-    device: str,
-    checkpoint_seconds: float,
-) -> None:
+def _run(order: Order, configs: Mapping[str, StageConfig]) -> None:
     ranks = Ranks.from_torchrun()
     if ranks.count > 1:
         torch.set_num_threads(1)
     for place, (name, config) in enumerate(configs.items()):
-        base = _start(out, name, init if place == 0 else None).to(device)
-        trainer = Trainer(base, config, out / name, ranks)
+        base = order.start(name, place == 0).to(order.device)
+        lora = LoraConfig(order.lora, base.fingerprint()) if order.lora else None
+        trainer = Trainer(base, config, order.out / name, ranks, lora, order.parallel)
         if trainer.step >= config.steps:
             continue
-        trainer.run(workers, checkpoint_seconds, on_step=_reporter(name, config.steps, ranks.rank))
-
-
-def _start(out: Path, stage: str, init: Path | None) -> NativeBase:
-    if init is not None:
-        return NativeBase.load(init)
-    order = list(STAGES)
-    if stage == order[0]:
-        return NativeBase.fresh(tiny())
-    before = out / order[order.index(stage) - 1] / WEIGHTS
-    if not before.exists():
-        raise UserError(
-            f"{before}: stage {stage} starts from these weights; train the stage before it, or give --init"
+        trainer.run(
+            order.workers, order.checkpoint_seconds, on_step=_reporter(name, config.steps, ranks.rank)
         )
-    return NativeBase.load(before)
 
 
 def _reporter(stage: str, steps: int, rank: int):
