@@ -42,11 +42,17 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def sigma_table(steps: int, shift: float = 1.0) -> Float[Tensor, " levels"]:
-    """The `steps + 1` falling noise levels of a sampler, from 1 to 0."""
+def sigma_table(steps: int, shift: float = 1.0, last: float = 0.0) -> Float[Tensor, " levels"]:
+    """The `steps + 1` falling noise levels of a sampler, from 1 to 0.
+
+    last: what the level before 0 is to be, where that isn't 0: the others are stretched with it, and the first stays 1 (LTX-2).
+    """
     if steps < 1:
         raise ValueError(f"a sampler needs at least 1 step, got {steps}")
-    return shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).float()
+    levels = shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
+    if last and steps > 1:
+        levels[:-1] = 1 - (1 - levels[:-1]) * (1 - last) / (1 - levels[-2])
+    return levels.float()
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,8 @@ def test_packed_scenes_do_not_see_each_other(base):
 def test_gradients_of_a_scene_reach_every_shot_and_every_self_attention(base):
     z, text, sigma, layout = scene(base)
     queries = [name for name, _ in base.network.named_parameters() if "to_q.weight" in name]
-    weights = [base.network.get_parameter(name) for name in queries if "audio" not in name]  # LTX-2's is unused
+    # LTX-2's sound is unused.
+    weights = [base.network.get_parameter(name) for name in queries if "audio" not in name]
     for w in weights:
         w.requires_grad_(True)
     z.requires_grad_(True)

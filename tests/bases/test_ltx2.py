@@ -17,7 +17,7 @@ from longshot.bases.shots import pack, unpack
 from longshot.errors import UserError
 from longshot.layout import Group, Layout
 from longshot.model.context import Context
-from longshot.sample.denoise import Sampling, denoise, noise_of
+from longshot.sample.denoise import Sampling, denoise, levels_of, noise_of
 from longshot.sample.plan import PlannedShot, together
 
 EXACT = 2e-5
@@ -116,7 +116,7 @@ def change(folder, part: str, **values) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
-def test_the_shift_of_a_dynamic_scheduler_is_that_of_a_shot_of_the_default_size(folder, tmp_path):
+def test_noise_levels_are_those_of_its_scheduler_for_a_shot_of_the_default_size(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     change(
         copy,
@@ -126,14 +126,18 @@ def test_the_shift_of_a_dynamic_scheduler_is_that_of_a_shot_of_the_default_size(
         max_image_seq_len=4096,
         base_shift=0.95,
         max_shift=2.05,
+        shift_terminal=0.1,
     )
+    from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift
 
-    tokens = 16 * 16 * 24  # of 121 frames of 768x512
-    assert load_spec(str(copy)).shift == pytest.approx(
-        np.exp(calculate_shift(tokens, 1024, 4096, 0.95, 2.05))
-    )
-    assert LTX2.shift == pytest.approx(load_spec(str(copy)).shift, rel=0.01)
+    mu = calculate_shift(16 * 16 * 24, 1024, 4096, 0.95, 2.05)  # of 121 frames of 768x512
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(copy / "scheduler")
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 30, 30), mu=mu)
+    spec = load_spec(str(copy))
+    levels = levels_of(spec, Sampling(steps=30, shift=spec.shift))
+    assert torch.allclose(levels, scheduler.sigmas, atol=1e-6) and float(levels[-2]) == pytest.approx(0.1)
+    assert LTX2.shift == pytest.approx(spec.shift, rel=0.01) and LTX2.last_level == spec.last_level
 
 
 @pytest.mark.parametrize(

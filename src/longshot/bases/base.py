@@ -61,6 +61,7 @@ class Spec:
     to (LCT sec. 3.2). "joined": it is written before each shot's own prompt, since the base was trained on single shots that
     read one text each; then no layout has a group 0. cut: how the prompt of a shot that begins with a cut begins; LCT's mark
     means nothing to weights that were not trained with it. multishot: None for LCT's way with several shots.
+    last_level: the noise level before 0 in the last step, see `flow.sigma_table`.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Spec:
     cut: str = SHOT_CUT
     solver: Solver = "euler"
     multishot: MultiShot | None = None
+    last_level: float = 0.0
 
     def wording(self, global_prompt: str, prompt: str) -> str:
         """What the text encoder reads for a shot. A base's own sign of a cut comes first of all."""

@@ -21,7 +21,8 @@ from longshot.lint import Limits
 
 INDEX = "model_index.json"
 _CONFIGS = ["*.json", "*.txt", "*.model", "*.jinja"]
-_WEIGHTS = ["*/*.safetensors"]  # not those beside the index: LTX-2 has the same weights there again, as single files
+# Not those beside the index: LTX-2's repository has the same weights there again, as single files.
+_WEIGHTS = ["*/*.safetensors"]
 
 
 @dataclass(frozen=True)

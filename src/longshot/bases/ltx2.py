@@ -41,7 +41,7 @@ LTX2 = Spec(
     frame_offset=1,
     default_frames=121,
     max_frames=473,  # of 20 s, where its positions end
-    max_shots=4,  # of 121 frames in 20 s
+    max_shots=9,
     max_text_tokens=TEXT_ROWS,
     display_scale=1,
     guidance=3.0,
@@ -50,6 +50,7 @@ LTX2 = Spec(
     rope="timeline",
     prompts="joined",
     cut="",
+    last_level=0.1,
 )
 
 
@@ -74,7 +75,9 @@ def spec_of(folder: Folder) -> Spec:
     most = (int(seconds * spec.fps) - 1) // time * time + 1
     w, h = spec.size
     tokens = (-(-spec.default_frames // time)) * (h // height) * (w // width)
-    return replace(spec, max_frames=most, shift=_shift(folder.config("scheduler"), tokens))
+    scheduler = folder.config("scheduler")
+    last = float(scheduler.get("shift_terminal") or 0)
+    return replace(spec, max_frames=most, shift=_shift(scheduler, tokens), last_level=last)
 
 
 def _shift(scheduler: dict, tokens: int) -> float:

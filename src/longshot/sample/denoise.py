@@ -135,7 +135,7 @@ def levels_of(spec: Spec, sampling: Sampling) -> Float[Tensor, " levels"]:
     """The noise levels of a sampling: those the base was distilled for, where it is to take as many steps as they are."""
     fixed = spec.multishot.levels if spec.multishot else ()
     if sampling.steps != len(fixed):
-        return sigma_table(sampling.steps, sampling.shift)
+        return sigma_table(sampling.steps, sampling.shift, spec.last_level)
     return shift_sigma(torch.tensor([*fixed, 0.0], dtype=torch.float64), sampling.shift).float()
 
 
