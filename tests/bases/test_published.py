@@ -268,6 +268,35 @@ def test_a_shot_of_holocine_attends_to_its_own_rows_only():
         base.velocity(z, torch.cat(texts), torch.tensor([0.7, 0.7]), layout, "causal")
 
 
+def test_holocine_makes_a_film_as_one_stream_with_a_network_for_much_noise_and_one_for_little(
+    place, home, tmp_path
+):
+    done("accept", "holocine")
+    noisy = {name: w * 1.1 for name, w in torch.load(place / "wan2.1.pth", weights_only=True).items()}
+    save_file(noisy, tmp_path / "high.safetensors")
+    one = ("convert", "holocine", tmp_path / "high.safetensors", "--over", place / "wan2.1")
+    wrong = longshot(*one)
+    assert wrong.code == 2 and "has two networks" in wrong.err
+    done(*one, "--second", place / "wan2.1.pth")
+    base = load_base("holocine")
+    z, text = torch.ones(1, 16), torch.ones(3, 16)
+    layout = Layout.single(Group(1, 3, (1, 1, 1)), rope="timeline")
+
+    def velocity(level):
+        return base.velocity(z, text, torch.tensor([level]), layout, "scene")
+
+    first, second = base.first, base.second
+    found = {level: velocity(level) for level in (0.9, 0.8)}
+    base.first = base.second = base.network = first
+    assert torch.equal(found[0.9], velocity(0.9)) and not torch.equal(found[0.8], velocity(0.8))
+    base.first = base.second = base.network = second
+    assert torch.equal(found[0.8], velocity(0.8)) and not torch.equal(found[0.9], velocity(0.9))
+    file = scene(tmp_path / "scene.yaml", (8, 8))
+    done("sample", file, "--base", "holocine", "--size", "32x16", "--steps", 3, "--out", tmp_path / "film")
+    assert probe(tmp_path / "film" / "scene.mp4").frames == 13
+    assert probe(tmp_path / "film" / "shot_02.mp4").frames == 8
+
+
 # -- files and terms ----------------------------------------------------------------------------------------------------
 class Trap:
     def __reduce__(self):

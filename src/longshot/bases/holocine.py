@@ -11,6 +11,7 @@ Source: yihao-meng/HoloCine (arXiv 2510.20822), `pipelines/wan_video_holocine.py
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from longshot.bases.base import Spec
+from longshot.bases.base import MultiShot, Spec
+from longshot.bases.hub import Folder, fingerprint
 from longshot.bases.shots import ScenePass
-from longshot.bases.wan import TEXT_ROWS, WanBase
+from longshot.bases.wan import TEXT_ROWS, WAN21_14B, WanBase
 from longshot.errors import UserError
 from longshot.scene import SHOT_CUT
 
@@ -28,20 +30,70 @@ BOUNDARY = 0.875  # the noise level from which the first network is used
 _CHARACTER = re.compile(r"\b[Cc]haracter (\d+)\b")
 
 
+HOLOCINE = replace(
+    WAN21_14B,
+    name="holocine",
+    licence="CC-BY-NC-SA-4.0",
+    frame_offset=0,
+    default_frames=48,
+    max_frames=240,
+    shift=5.0,
+    rope="timeline",
+    multishot=MultiShot(("joint",), stream=True, reads="scene"),
+)
+
+
 class HoloCineBase(WanBase):
-    """A `Base` around one of HoloCine's two networks in diffusers' Wan pipeline."""
+    """A `Base` around HoloCine's weights in diffusers' Wan pipeline: `transformer` for much noise, `transformer_2` for little."""
 
     def __init__(self, pipe: Any, spec: Spec):
         super().__init__(pipe, spec)
         self.reading = _Reading()
-        for block in self.network.blocks:
-            block.attn2.set_processor(_CrossAttention(self.reading))
+        self.first, self.second = self.network, getattr(pipe, "transformer_2", None)
+        for network in (self.first, self.second):
+            if network is not None:
+                self.join_shots(network)
+                for block in network.blocks:
+                    block.attn2.set_processor(_CrossAttention(self.reading))
+
+    @classmethod
+    def load(
+        cls,
+        folder: Folder,
+        dtype: torch.dtype = torch.float32,
+        network: Any = None,
+        spec: Spec | None = None,
+        second: Any = None,
+    ) -> "HoloCineBase":
+        """See `WanBase.load`. second: the network for noise levels below `BOUNDARY`."""
+        pipe = super().load(folder, dtype, network, spec).pipe
+        pipe.register_modules(transformer_2=second)
+        return cls(pipe, spec or HOLOCINE)
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.first, self.second, self.pipe.vae, self.pipe.text_encoder)
+
+    def encode_text(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ width"]]:
+        """With the zero rows after the text, which it reads too."""
+        return [F.pad(rows, (0, 0, 0, TEXT_ROWS - len(rows))) for rows in super().encode_text(prompts)]
 
     def run(self, scene: ScenePass) -> Float[Tensor, "video channels"]:
         if scene.visibility != "scene" or scene.past.memories:
             raise UserError(f"{self.spec.name}: its shots are made together: give --mode joint")
         self.reading.lengths = [len(rows) for rows in scene.text]
-        return super().run(scene)
+        is_noisy = scene.sigma >= BOUNDARY
+        if self.second is None:
+            return super().run(scene)
+        if is_noisy.any() and not is_noisy.all():
+            raise UserError(
+                f"{self.spec.name}: has one network for much noise and one for little, so all its shots are made at once: give "
+                "no pictures, clips or finished shots"
+            )
+        self.network = self.first if is_noisy.any() else self.second
+        try:
+            return super().run(scene)
+        finally:
+            self.network = self.first
 
     def encode_scene(self, global_prompt: str, prompts: Sequence[str]) -> list[Float[Tensor, "_ width"]]:
         """What each shot reads: its rows of the one text, and the zero rows after it."""

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from longshot.bases.native import check_shapes
 from longshot.bases.wan_names import converted
 from longshot.document import read_text
 from longshot.errors import UserError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from longshot.bases.base import Spec
     from longshot.bases.hub import Folder
 
-RECORD, WEIGHTS = "longshot.json", "transformer.safetensors"
+RECORD, WEIGHTS, WEIGHTS_2 = "longshot.json", "transformer.safetensors", "transformer_2.safetensors"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Published:
 
     over: the base whose pipeline they belong into. repository, file: where they lie on the hub. key: the entry of the file that
     holds the network; "" for the file itself. is_open: whether they come under a licence that asks for nothing on use; else
-    terms, which say what is known of it, are accepted once. place: module, Spec and class that run them.
+    terms, which say what is known of it, are accepted once. place: module, Spec and class that run them. second: the file of a
+    second network, for little noise, where there is one.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Published:
     terms: str
     is_open: bool
     place: tuple[str, str, str]
+    second: str = ""
 
     @property
     def spec(self) -> "Spec":
@@ -101,6 +104,19 @@ PUBLISHED = {
             "https://github.com/D2I-ai/EchoShot",
             is_open=False,
             place=("longshot.bases.echoshot", "ECHOSHOT", "EchoShotBase"),
+        ),
+        Published(
+            name="holocine",
+            over="wan2.1-t2v-14b",
+            repository="hlwang06/HoloCine",
+            file="full_high_noise.safetensors",
+            key="",
+            licence="CC-BY-NC-SA-4.0",
+            terms="no commercial use, credit, and the same licence for what is made of them: "
+            "https://creativecommons.org/licenses/by-nc-sa/4.0/",
+            is_open=False,
+            place=("longshot.bases.holocine", "HOLOCINE", "HoloCineBase"),
+            second="full_low_noise.safetensors",
         ),
     )
 }
@@ -241,25 +257,41 @@ def _empty_network(folder: "Folder") -> Any:
         return WanTransformer3DModel.from_config(folder.config("transformer"))
 
 
-def convert(entry: Published, file: Path, out: Path, over: str) -> None:
-    """Writes a published file as a folder that `load` opens, strictly. over: the pipeline it belongs into."""
+def convert(entry: Published, file: Path, out: Path, over: str, second: Path | None = None) -> None:
+    """Writes a published file as a folder that `load` opens, strictly. over: the pipeline it belongs into.
+
+    second: the file for little noise, of weights that have one. Raises UserError.
+    """
     from longshot.bases import place_of
     from longshot.bases.hub import need_diffusers, open_folder
 
     need_acceptance(entry)
+    if entry.second and second is None:
+        raise UserError(
+            f"{entry.name}: has two networks: give {entry.file}, and {entry.second} with --second"
+        )
+    if second is not None and not entry.second:
+        raise UserError(f"{entry.name}: has one network: leave --second out")
     need_diffusers(entry.name)
     folder = open_folder(place_of(over), weights=False, name=over)
-    state = converted(read_state(file, entry.key), _empty_network(folder).state_dict(), str(file))
+    wanted = _empty_network(folder).state_dict()
+    files = [(file, WEIGHTS)] + ([(second, WEIGHTS_2)] if second else [])
+    for source, target in files:
+        state = converted(read_state(source, entry.key), wanted, str(source))
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        save_tensors(out / target, tensors, {"format": "pt"})
+    over = str(Path(over).resolve()) if Path(over).is_dir() else over
+    record = {"published": entry.name, "over": over, "licence": entry.licence}
+    record |= {"files": {source.name: _sha256(source) for source, _ in files}}
+    write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def _sha256(file: Path) -> str:
     hasher = hashlib.sha256()
     with file.open("rb") as stream:
         while piece := stream.read(1 << 24):
             hasher.update(piece)
-    save_tensors(
-        out / WEIGHTS, {name: tensor.contiguous() for name, tensor in state.items()}, {"format": "pt"}
-    )
-    over = str(Path(over).resolve()) if Path(over).is_dir() else over
-    record = {"published": entry.name, "over": over, "licence": entry.licence, "file": file.name}
-    write_text(out / RECORD, json.dumps(record | {"sha256": hasher.hexdigest()}, indent=1) + "\n")
+    return hasher.hexdigest()
 
 
 # -- bases --------------------------------------------------------------------------------------------------------------
@@ -280,26 +312,27 @@ def load(name: str, dtype: torch.dtype) -> Any:
     need_acceptance(entry)
     need_diffusers(name)
     if not (place / WEIGHTS).is_file():
+        files, other = entry.file, ""
+        if entry.second:
+            files, other = f"{entry.file} {entry.second}", " --second THE_OTHER"
         raise UserError(
-            f"{name}: its weights aren't here yet: `hf download {entry.repository} {entry.file}`, then `longshot convert "
-            f"{entry.name} THAT_FILE`"
+            f"{name}: its weights aren't here yet: `hf download {entry.repository} {files}`, then `longshot convert "
+            f"{entry.name} THAT_FILE{other}`"
         )
     folder = open_folder(place_of(over), name=over, without="transformer")
+    more = {"second": _network(folder, place / WEIGHTS_2, dtype)} if entry.second else {}
+    spec = spec_over(entry, spec_of(folder), entry.name)
+    return entry.kind.load(folder, dtype, network=_network(folder, place / WEIGHTS, dtype), spec=spec, **more)
+
+
+def _network(folder: "Folder", weights: Path, dtype: torch.dtype) -> Any:
+    """The pipeline's transformer with converted weights, strictly."""
     network = _empty_network(folder)
     try:
-        with safe_open(place / WEIGHTS, "pt") as file:
+        with safe_open(weights, "pt") as file:
             state = {key: file.get_tensor(key).to(dtype) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{place / WEIGHTS}: damaged ({error}); make it again with `longshot convert`"
-        ) from error
-    _fit(place / WEIGHTS, network, state)
-    spec = spec_over(entry, spec_of(folder), entry.name)
-    return entry.kind.load(folder, dtype, network=network.eval().requires_grad_(False), spec=spec)
-
-
-def _fit(file: Path, network: Any, state: Mapping[str, Tensor]) -> None:
-    from longshot.bases.native import check_shapes
-
-    check_shapes(file, network.state_dict(), dict(state))
+        raise UserError(f"{weights}: damaged ({error}); make it again with `longshot convert`") from error
+    check_shapes(weights, network.state_dict(), state)
     network.load_state_dict(state, strict=True, assign=True)
+    return network.eval().requires_grad_(False)

@@ -374,7 +374,8 @@ def load_shape(name: str) -> Shape:
     if is_published(name):
         entry, _, over = entry_of(name)
         shape = load_shape(over)
-        return replace(shape, spec=spec_over(entry, shape.spec, entry.name))
+        count = shape.parameters * (2 if entry.second else 1)
+        return replace(shape, spec=spec_over(entry, shape.spec, entry.name), parameters=count)
 
     return shape_of(open_folder(place_of(name), weights=False, name=name))
 

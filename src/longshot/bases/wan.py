@@ -98,6 +98,10 @@ class WanBase(PipelineBase):
             sizes=(network.config.num_layers, network.config.num_attention_heads, dim),
             attention=SceneAttention(turn_pairs, lambda position: rotations(position, axes, THETA)),
         )
+        self.join_shots(network)
+
+    def join_shots(self, network: Any) -> None:
+        """Has the self-attention of a network run over the scene."""
         for layer, block in enumerate(network.blocks):
             block.attn1.set_processor(_SelfAttention(self.attention, layer))
 

@@ -13,21 +13,23 @@ def convert(
     file: Annotated[Positional[Path], arg(metavar="FILE")],
     out: Path | None = None,
     over: str | None = None,
+    second: Path | None = None,
 ) -> int:
     """Turn weights that others published for several shots into a folder for `--base NAME`; `longshot bases` lists them.
 
     Args:
-        name: longlive2, shotstream or echoshot.
+        name: longlive2, shotstream, echoshot or holocine.
         file: the published file. Of a pickle only tensors are read.
         out: the folder to write, for `--base FOLDER`; where `--base NAME` looks if not given.
         over: the pipeline whose VAE and text encoder they share, if not the usual one: a diffusers folder or owner/repository.
+        second: of holocine, the file of the network for little noise.
     """
     from longshot.bases import published
 
     entry = _entry(name)
     print(f"{name}: licence {entry.licence} ({entry.terms})")
     place = out or published.usual_folder(name)
-    published.convert(entry, file, place, over or entry.over)
+    published.convert(entry, file, place, over or entry.over, second)
     print(f"{place}: use it as --base {name if out is None else out}")
     return 0
 
