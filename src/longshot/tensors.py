@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -9,6 +10,17 @@ from torch import Tensor
 
 from longshot.errors import UserError
 from longshot.files import atomic_path
+
+
+def stored(tensor: Tensor) -> list[Tensor]:
+    """The plain tensors that one is made of: of a quantised one its numbers and their scales, of another one itself."""
+    kind: Any = tensor
+    if hasattr(kind, "as_tensor"):  # out of a GGUF
+        return [kind.as_tensor()]
+    if not hasattr(kind, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = kind.__tensor_flatten__()
+    return [plain for name in names for plain in stored(getattr(tensor, name))]
 
 
 def save_tensors(

@@ -10,6 +10,7 @@ from core_fixtures import small_base
 from longshot.bases import load_base
 from longshot.bases.economy import Economy, economise, weight_bytes
 from longshot.bases.native import NativeBase
+from longshot.bases.tune import adapted
 from longshot.errors import UserError
 from longshot.layout import Group, Layout
 
@@ -46,9 +47,11 @@ def plain(folder):
     return run(load_base(str(folder)))
 
 
-def test_weights_that_wait_on_the_cpu_give_the_same_to_the_last_bit(folder, plain):
+@pytest.mark.parametrize("offload", ["group", "model"])
+def test_weights_that_wait_on_the_cpu_give_the_same_to_the_last_bit(folder, plain, offload):
     base = load_base(str(folder))
-    economise(base, Economy(offload="group"), "cpu")
+    economise(base, Economy(offload=offload), "cpu")
+    assert base.device == torch.device("cpu")
     assert all(torch.equal(a, b) for a, b in zip(run(base), plain, strict=True))
 
 
@@ -68,6 +71,26 @@ def test_fp8_weights_take_a_byte_each_and_move_a_velocity_by_their_precision(fol
     assert 1e-3 < error < 0.15
     assert torch.equal(text, plain[1]) and torch.equal(pixels, plain[2])
     assert base.network.dtype == torch.float32  # what it computes in
+
+
+@pytest.mark.parametrize("offload", ["none", "model"])
+def test_int8_weights_take_a_byte_each_and_move_a_velocity_less_than_fp8(folder, plain, offload):
+    base = load_base(str(folder))
+    before, was = weight_bytes(base.network), base.fingerprint()
+    economise(base, Economy("int8", offload), "cpu")
+    layers = [base.network.get_submodule(name).weight for name in adapted(base.network)]
+    scales = sum((4 + 1) * len(weight) for weight in layers)  # and a zero point
+    assert before - weight_bytes(base.network) == 3 * sum(weight.numel() for weight in layers) - scales
+    assert base.fingerprint() != was
+    v, text, pixels = run(base)
+    error = float((v - plain[0]).pow(2).mean().sqrt() / plain[0].std())
+    assert 1e-4 < error < 0.05
+    assert torch.equal(text, plain[1]) and torch.equal(pixels, plain[2])
+
+
+def test_int8_weights_say_that_they_do_not_travel_block_by_block():
+    with pytest.raises(UserError, match="use --offload model"):
+        Economy("int8", "group")
 
 
 def test_tiles_of_the_vae_leave_a_small_frame_alone(folder, plain):

@@ -75,37 +75,53 @@ def test_flops_of_a_pass_are_those_that_torch_counts(folder, base, past):
     assert predicted == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
-def wide_wan():
+def wide_wan(heads: int = 4, dim: int = 24, mlp: int = 384, text: int = 64):
     """Wan with a network wide enough that what a block holds outweighs what a pass holds."""
     config = dict(
-        patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=24, in_channels=4, out_channels=4
+        patch_size=(1, 2, 2), num_attention_heads=heads, attention_head_dim=dim, in_channels=4, out_channels=4
     )
     config |= dict(
-        text_dim=64, freq_dim=16, ffn_dim=384, num_layers=2, cross_attn_norm=True, rope_max_seq_len=64
+        text_dim=text, freq_dim=16, ffn_dim=mlp, num_layers=2, cross_attn_norm=True, rope_max_seq_len=64
     )
     spec = replace(WAN22_5B, channels=16)
     base = WanBase(SimpleNamespace(transformer=WanTransformer3DModel(**config).eval()), spec)
-    return base, wan_shape(spec, config, 512), 64
+    return base, wan_shape(spec, config, 512), text
 
 
-def wide_hunyuan15():
+def narrow_wan():
+    """Wan so small that what a pass holds outweighs what a block holds."""
+    return wide_wan(heads=2, dim=12, mlp=32, text=16)
+
+
+def wide_hunyuan15(heads: int = 4, dim: int = 24, ratio: float = 4.0):
     config = dict(
-        num_attention_heads=4, attention_head_dim=24, num_layers=2, num_refiner_layers=1, mlp_ratio=4.0
+        num_attention_heads=heads,
+        attention_head_dim=dim,
+        num_layers=2,
+        num_refiner_layers=1,
+        mlp_ratio=ratio,
     )
     config |= dict(patch_size=1, patch_size_t=1, in_channels=9, out_channels=4, text_embed_dim=16)
     config |= dict(text_embed_2_dim=8, image_embed_dim=6)
-    network = HunyuanVideo15Transformer3DModel(**config, rope_axes_dim=(8, 8, 8)).eval()
+    network = HunyuanVideo15Transformer3DModel(**config, rope_axes_dim=(dim // 3,) * 3).eval()
     spec = replace(HUNYUAN15, channels=4)
     return Hunyuan15Base(SimpleNamespace(transformer=network), spec), hunyuan15_shape(spec, config), 17
 
 
+def narrow_hunyuan15():
+    return wide_hunyuan15(heads=2, dim=12, ratio=2.0)
+
+
 @torch.no_grad()
-@pytest.mark.parametrize(("shots", "past"), [(1, 0), (2, 0), (2, 1), (3, 2)])
-@pytest.mark.parametrize("wide", [wide_wan, wide_hunyuan15])
-def test_peak_memory_of_a_pass_is_predicted_within_a_tenth(wide, shots, past):
-    base, shape, width = wide()
-    shape = replace(shape, itemsize=4)
-    args = grown(base, shots, past, (4, 12, 16), torch.zeros(20, width))
+@pytest.mark.parametrize(
+    ("shots", "past", "grid"),
+    [(1, 0, (4, 12, 16)), (2, 0, (4, 12, 16)), (2, 1, (4, 12, 16)), (3, 2, (2, 6, 8)), (1, 0, (2, 2, 2))],
+)
+@pytest.mark.parametrize("made", [wide_wan, wide_hunyuan15, narrow_wan, narrow_hunyuan15])
+def test_peak_memory_of_a_pass_is_predicted_within_a_tenth(made, shots, past, grid):
+    base, shape, width = made()
+    shape = replace(shape, itemsize=4, threads=torch.get_num_threads())
+    args = grown(base, shots, past, grid, torch.zeros(20, width))
     assert shape.activation_bytes(args[3]) == pytest.approx(peak_of(base, args), rel=0.1)
 
 
@@ -184,11 +200,11 @@ def test_more_shots_than_memory_allows_is_said_with_what_fits():
         check("causal", 8 * 2**30)
 
 
-@pytest.mark.parametrize("weights", ["own", "fp8"])
+@pytest.mark.parametrize("weights", ["own", "fp8", "int8"])
 @pytest.mark.parametrize("wide", [wide_wan, wide_hunyuan15])
-def test_the_bytes_of_a_network_are_those_it_takes_also_in_fp8(wide, weights):
+def test_the_bytes_of_a_network_are_those_it_takes_also_in_fp8_and_int8(wide, weights):
     base, shape, _ = wide()
-    shape = replace(shape, itemsize=4, is_fp8=weights == "fp8")
+    shape = replace(shape, itemsize=4, is_narrow=weights != "own", has_scales=weights == "int8")
     base.pipe = SimpleNamespace(transformer=base.network, to=lambda device: None)
     economise(base, Economy(weights), "cpu")
     assert shape.network_bytes == pytest.approx(weight_bytes(base.network), rel=0.05)
@@ -198,7 +214,7 @@ def test_the_bytes_of_a_network_are_those_it_takes_also_in_fp8(wide, weights):
 @pytest.mark.parametrize("wide", [wide_wan, wide_hunyuan15])
 def test_peak_memory_of_a_pass_with_fp8_weights_is_predicted_within_a_tenth(wide):
     base, shape, width = wide()
-    shape = replace(shape, itemsize=4, is_fp8=True)
+    shape = replace(shape, itemsize=4, is_narrow=True, threads=torch.get_num_threads())
     base.pipe = SimpleNamespace(transformer=base.network, to=lambda device: None)
     args = grown(base, 2, 0, (4, 12, 16), torch.zeros(20, width))
     economise(base, Economy("fp8"), "cpu")
@@ -218,6 +234,17 @@ def test_a_plan_knows_what_is_done_to_need_less_memory():
     assert needs(cache_elsewhere=True) == (weights, cache, working - cache)
     saved = weights - needs(economy=Economy("fp8"))[0]
     assert saved == pytest.approx(3 * known_shapes()["wan2.2-ti2v-5b"].parameters, rel=0.02)
+    assert weights - needs(economy=Economy("int8"))[0] == pytest.approx(saved, rel=0.01)
+
+
+def test_on_a_gpu_only_the_networks_that_are_at_work_count():
+    shape = replace(known_shapes()["wan2.2-ti2v-5b"], itemsize=2)
+    plain, group, model = (
+        outline_of("wan2.2-ti2v-5b", "cuda", savings=Savings(Economy(offload=offload))).weights
+        for offload in ("none", "group", "model")
+    )
+    assert group < model < plain == shape.weight_bytes
+    assert model == 2 * shape.others[0]  # the text encoder is the largest one
 
 
 def test_more_room_by_a_narrow_cache_lets_a_scene_through():

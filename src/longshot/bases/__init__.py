@@ -1,5 +1,6 @@
 """The bases that longshot runs: `load_base` opens one by name, file, folder or hub repository."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +29,13 @@ def is_native(name: str) -> bool:
     return name == "tiny" or Path(name).suffix == ".safetensors"
 
 
+def is_published(name: str) -> bool:
+    """Whether a name means weights that others published for several shots, see `longshot.bases.published`."""
+    from longshot.bases import published
+
+    return published.is_published(name)
+
+
 def refuse_preset(name: str) -> None:
     """UserError for the name of a preset that has no weights."""
     from longshot.bases.native import PRESETS
@@ -36,23 +44,28 @@ def refuse_preset(name: str) -> None:
         raise UserError(f"{name}: is a preset to plan with and to train; no weights of it ship")
 
 
-def is_published(name: str) -> bool:
-    """Whether a name means weights that others published for several shots, see `longshot.bases.published`."""
-    from longshot.bases import published
-
-    return published.is_published(name)
-
-
 def load_base(
-    name: str = "tiny", weights: Weights = "bidirectional", dtype: "torch.dtype | None" = None
+    name: str = "tiny",
+    weights: Weights = "bidirectional",
+    dtype: "torch.dtype | None" = None,
+    transformer: Path | None = None,
 ) -> "Base":
     """A base: `tiny`, which ships with longshot (with weights for full or for context-causal attention); a weights file that
     `longshot train` wrote; a name that `longshot bases` lists; a diffusers folder; or `owner/repository` on the hub, with
     `@revision` to pin one.
 
-    dtype: of a pretrained base's networks, fp32 if not given. Raises UserError for an unknown name, and for a file or folder
-    that isn't the whole weights of a base.
+    dtype: of a pretrained base's networks, fp32 if not given. transformer: one file (safetensors or GGUF) with its transformer,
+    in the place of the folder's own. Raises UserError for an unknown name, and for a file or folder that isn't the whole weights
+    of a base.
     """
+    if transformer is not None:
+        from longshot.bases.single import check_file
+
+        check_file(transformer)
+        if is_native(name):
+            raise UserError(
+                f"{transformer}: stands for the transformer of a pretrained base; name that with --base"
+            )
     if is_native(name):
         from longshot.bases.native import NativeBase
 
@@ -68,7 +81,7 @@ def load_base(
 
         return published.load(name, dtype)
     need_diffusers(name)
-    folder = open_folder(place_of(name), name=name)
+    folder = replace(open_folder(place_of(name), name=name), transformer=transformer)
     return _family(folder).load(folder, dtype)
 
 

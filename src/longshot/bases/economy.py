@@ -1,18 +1,23 @@
-"""Less memory for a pretrained base: weights in fp8, weights that wait on the CPU, a VAE that works in tiles.
+"""Less memory for a pretrained base: weights in fp8 or int8, weights that wait on the CPU, a VAE that works in tiles.
 
-All three are diffusers' own; here they are put together in the one order that works, and said no to where they can't.
+All are diffusers' own, torchao's (int8) or accelerate's (whole networks that wait); here they are put together in the one order
+that works, and said no to where they can't.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
+from longshot.bases.single import is_quantised
+from longshot.bases.tune import adapted
 from longshot.errors import UserError
+from longshot.tensors import stored
 
-Offload = Literal["none", "group"]
-WeightDtype = Literal["own", "fp8"]
+Offload = Literal["none", "group", "model"]
+WeightDtype = Literal["own", "fp8", "int8"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,10 @@ class Economy:
     """How to save memory, at a price.
 
     weights: "fp8" keeps the transformer's matrices in e4m3 and widens a layer at a time (norms, embeddings and biases beside
-    them stay as diffusers says); it moves every picture a little. offload: "group" keeps all weights on the CPU and brings a
-    block at a time to the device; it costs time and no precision. tile_vae: pixels are made in overlapping tiles, which
-    may show in flat areas.
+    them stay as diffusers says); "int8" keeps the matrices of its blocks in whole numbers, with a scale a row (torchao). Both
+    move every picture a little, int8 less. offload: "group" keeps all weights on the CPU and brings a block at a time to the
+    device, "model" a whole network at a time: the text encoder, then the transformer, then the VAE; they cost time and no
+    precision. tile_vae: pixels are made in overlapping tiles, which may show in flat areas.
     """
 
     weights: WeightDtype = "own"
@@ -33,6 +39,10 @@ class Economy:
         for name, kinds in (("weights", WeightDtype), ("offload", Offload)):
             if getattr(self, name) not in get_args(kinds):
                 raise UserError(f"no {name} {getattr(self, name)!r}: use {' or '.join(get_args(kinds))}")
+        if (self.weights, self.offload) == ("int8", "group"):
+            raise UserError(
+                "int8 weights don't travel block by block: use --offload model, or --weight-dtype fp8"
+            )
 
     @property
     def is_none(self) -> bool:
@@ -53,12 +63,21 @@ def economise(base: Any, economy: Economy, device: str | torch.device) -> None:
             f"{base.spec.name}: runs whole and in its own dtype; offloading, fp8 weights and VAE tiles are for pretrained bases"
         )
     network = base.network
+    if economy.weights != "own" and is_quantised(network):
+        raise UserError(
+            f"--weight-dtype {economy.weights}: the weights of a GGUF are narrow already; leave it out"
+        )
     if economy.weights == "fp8":
         network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=network.dtype)
+    elif economy.weights == "int8":
+        _to_int8(network)
     if economy.tile_vae:
         pipe.vae.enable_tiling()
     if economy.offload == "none":
         base.to(device)
+        return
+    if economy.offload == "model":
+        _one_at_a_time(_parts(pipe), torch.device(device))
         return
     from diffusers.hooks import apply_group_offloading
 
@@ -71,10 +90,41 @@ def economise(base: Any, economy: Economy, device: str | torch.device) -> None:
             apply_group_offloading(part, offload_type="leaf_level", **how)
 
 
+def _to_int8(network: nn.Module) -> None:
+    """Keeps the matrices of the blocks as whole numbers from -127 to 127, with a scale a row."""
+    if find_spec("torchao") is None:
+        raise UserError("--weight-dtype int8: needs one more package: pip install 'longshot[int8]'")
+    from torchao.quantization import Int8WeightOnlyConfig
+    from torchao.quantization.quant_api import quantize_
+
+    layers = set(adapted(network))
+    quantize_(network, Int8WeightOnlyConfig(), filter_fn=lambda module, name: name in layers)
+
+
+def _one_at_a_time(parts: list[nn.Module], device: torch.device) -> None:
+    """Each network comes to the device when it is called, and sends the one before away."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+    from accelerate.utils import send_to_device
+
+    class Bring(ModelHook):
+        execution_device = device  # where a pipeline puts what it hands to a network
+
+        def pre_forward(self, module, *args, **kwargs):
+            for other in parts:
+                if other is not module:
+                    other.to("cpu")
+            module.to(device)
+            return send_to_device(args, device), send_to_device(kwargs, device)
+
+    for part in parts:
+        part.to("cpu")
+        add_hook_to_module(part, Bring())
+
+
 def _parts(pipe: Any) -> list[nn.Module]:
     return [part for part in pipe.components.values() if isinstance(part, nn.Module)]
 
 
 def weight_bytes(module: nn.Module) -> int:
     """Bytes of a network's weights and buffers as they are kept now."""
-    return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+    return sum(t.nbytes for tensor in (*module.parameters(), *module.buffers()) for t in stored(tensor))

@@ -18,6 +18,7 @@ from longshot.bases.base import Spec
 from longshot.document import read_text
 from longshot.errors import UserError
 from longshot.lint import Limits
+from longshot.tensors import stored
 
 INDEX = "model_index.json"
 _CONFIGS = ["*.json", "*.txt", "*.model", "*.jinja"]
@@ -27,10 +28,12 @@ _WEIGHTS = ["*/*.safetensors"]
 
 @dataclass(frozen=True)
 class Folder:
-    """A diffusers pipeline on disk. name: what the person called it."""
+    """A diffusers pipeline on disk. name: what the person called it. transformer: a file with the transformer's weights, in the
+    place of those in the folder."""
 
     path: Path
     name: str
+    transformer: Path | None = None
 
     def config(self, part: str) -> dict:
         """The config of a part, such as `transformer`; of the pipeline itself for "". UserError where it can't be read."""
@@ -123,6 +126,14 @@ def load_part(cls: Any, folder: Folder, part: str, **options: Any) -> Any:
 
     diffusers and transformers only warn and fill in random weights. Raises UserError with the first tensor that doesn't fit.
     """
+    if part == "transformer" and folder.transformer is not None:
+        from longshot.bases.single import load_single
+
+        quiet = _Quiet()
+        with quiet:
+            return load_single(
+                cls, folder.transformer, folder.path, options.get("torch_dtype", torch.float32)
+            )
     where = f"{folder.path}/{part}"
     if not (folder.path / part).is_dir():
         raise UserError(f"{folder.path}: has no {part}/, so it isn't a whole pipeline")
@@ -210,10 +221,11 @@ def fingerprint(*networks: torch.nn.Module) -> str:
     """
     hasher = hashlib.sha256()
     for network in networks:
-        for name, weight in network.state_dict().items():
-            raw = weight.detach().contiguous().flatten().view(torch.uint8)
-            words = raw[: len(raw) // 4 * 4].view(torch.int32)
-            total = int(words.sum(dtype=torch.int64)) if len(words) else 0
-            first = raw[:64].cpu().numpy().tobytes()
-            hasher.update(f"{name} {tuple(weight.shape)} {weight.dtype} {total} ".encode() + first)
+        for name, tensor in network.state_dict().items():
+            for weight in stored(tensor):
+                raw = weight.detach().contiguous().flatten().view(torch.uint8)
+                words = raw[: len(raw) // 4 * 4].view(torch.int32)
+                total = int(words.sum(dtype=torch.int64)) if len(words) else 0
+                first = raw[:64].cpu().numpy().tobytes()
+                hasher.update(f"{name} {tuple(weight.shape)} {weight.dtype} {total} ".encode() + first)
     return hasher.hexdigest()[:24]

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from longshot.bases.single import is_quantised
 from longshot.bases.wan_names import wan_name
 from longshot.document import read_text
 from longshot.errors import UserError
@@ -323,4 +324,8 @@ def load_adapters(base: Any, texts: Sequence[str]) -> None:
     """Merges LoRAs, each told as `FILE` or `FILE:WEIGHT`, into a base that was just loaded."""
     if texts and getattr(base, "second", None) is not None:
         raise UserError(f"--lora {texts[0]}: {base.spec.name} has two networks, and a LoRA is of one: leave it out")
+    if texts and is_quantised(base.network):
+        raise UserError(
+            f"--lora {texts[0]}: the matrices of a GGUF can't be added to; use a safetensors file"
+        )
     apply(base.network, [parse(text) for text in texts], base.spec.name)

@@ -43,7 +43,8 @@ class PipelineBase:
 
     @property
     def device(self) -> torch.device:
-        return self.network.device
+        hook = getattr(self.network, "_hf_hook", None)  # of a network that waits elsewhere until it is called
+        return getattr(hook, "execution_device", None) or self.network.device
 
     def to(self, device: str | torch.device) -> "PipelineBase":
         self.pipe.to(device)

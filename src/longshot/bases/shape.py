@@ -15,13 +15,9 @@ from torch import Tensor
 from longshot.bases.base import Spec
 from longshot.bases.hub import Folder, limits_of
 from longshot.errors import UserError
-from longshot.layout import GLOBAL, Group, Layout, Visibility
+from longshot.layout import GLOBAL, Group, Layout, Span, Visibility
 from longshot.lint import Limits
 from longshot.model.cost import CALLS_A_BLOCK, Work, attended_pairs
-
-# Arrays [new tokens, width] alive at a block's peak, besides the MLP's hidden layer, which is there twice (before and after its
-# activation); and those of attention, without and with remembered tokens. Measured, see tests/bases/test_shape.py.
-CROSS_MLP, JOINT_MLP, ATTENTION, ATTENTION_WITH_PAST = 5.0, 4.0, 11.3, 6.0
 
 # Gemma 3 12B with LTX-2's connectors, and LTX-2's video VAE.
 TEXT_LTX, VAE_LTX = 13_634_038_592, 1_222_479_857
@@ -33,7 +29,8 @@ class Shape:
 
     text_rows: text rows that every shot pays for, where the network pads to a fixed number. others: parameters of the text
     encoders and of the VAE. itemsize: bytes of a weight and of an activation. narrow: how many of the parameters `economy` keeps
-    in fp8 where it is asked to; is_fp8: whether it is.
+    in a byte each where it is asked to; is_narrow: whether it is; has_scales: with a scale and a zero point a row, and whole
+    biases (int8). threads: of the CPU that attends, whose kernel keeps a tile of scores a thread; 0 elsewhere.
     """
 
     spec: Spec
@@ -49,7 +46,9 @@ class Shape:
     itemsize: int = 2
     refiner_layers: int = 0
     narrow: int = 0
-    is_fp8: bool = False
+    is_narrow: bool = False
+    has_scales: bool = False
+    threads: int = 0
 
     @property
     def width(self) -> int:
@@ -64,14 +63,22 @@ class Shape:
     @property
     def network_bytes(self) -> int:
         """The transformer, as its weights are kept."""
-        narrowed = self.narrow * (self.itemsize - 1) if self.is_fp8 else 0
-        return self.parameters * self.itemsize - narrowed
+        narrowed = self.narrow * (self.itemsize - 1) if self.is_narrow else 0
+        rows = self.layers * ((9 if self.cross else 10) * self.width + (1 if self.cross else 2) * self.mlp)
+        scales = rows * 2 * self.itemsize if self.has_scales else 0
+        return self.parameters * self.itemsize - narrowed + scales
 
     @property
     def offloaded_bytes(self) -> int:
         """What is on the device at once where weights wait on the CPU: two blocks, and what lies outside of blocks."""
         outside = (self.parameters - self.narrow) * self.itemsize
-        return outside + 2 * self.narrow * (1 if self.is_fp8 else self.itemsize) // self.layers
+        return outside + 2 * self.narrow * (1 if self.is_narrow else self.itemsize) // self.layers
+
+    @property
+    def largest_bytes(self) -> int:
+        """What is on the device at once where whole networks take turns there."""
+        text, vae = self.others
+        return max(self.network_bytes, text * self.itemsize, vae * 4)
 
     def kv_tokens(self, group: Group) -> int:
         """Tokens of a group whose keys and values are remembered."""
@@ -130,21 +137,54 @@ class Shape:
         rows = sum(max(n, self.text_rows) for n in lengths)
         return Work(matmul=2 * rows * self.others[0])
 
-    def activation_bytes(self, layout: Layout) -> int:
+    def activation_bytes(self, layout: Layout, visibility: Visibility = "causal") -> int:
         """Bytes alive at the peak of a pass without gradients: the scenes run one after the other, so of the largest one."""
-        return max((self._scene_bytes(scene) for scene in self._scenes(layout)), default=0)
+        return max((self._scene_bytes(scene, visibility) for scene in self._scenes(layout)), default=0)
 
-    def _scene_bytes(self, scene: Layout) -> int:
+    def _scene_bytes(self, scene: Layout, visibility: Visibility) -> int:
+        """What is alive at once in each stage of a block, array by array as torch's profiler lists them; the largest stage, and
+        what the pass keeps beside: its latents and texts, tables of rotation, modulation."""
         shots, video, text = self._batch(scene)
-        rows, past = video + text, len(scene.keys) - len(scene.queries)
-        size = self.itemsize
-        mlp = rows * ((CROSS_MLP if self.cross else JOINT_MLP) * self.width + 2 * self.mlp) * size
-        attention = rows * ATTENTION * self.width * size
-        if past:  # new and remembered keys and values joined, and the keys turned, in fp32 on the way
-            attention = (rows * ATTENTION_WITH_PAST * size + (rows + past) * (3 * size + 12)) * self.width
-        ends = video * self.spec.channels * 8 + shots * self.text_rows * self.text_dim * size
-        widened = self.width * self.mlp * size if self.is_fp8 else 0  # the one layer that runs
-        return int(max(mlp + widened, attention) + ends)
+        size, width, past = self.itemsize, self.width, len(scene.keys) - len(scene.queries)
+        rows, keys = video + text, video + text + past
+        V, R, X, P, K = (n * width * size for n in (video, rows, text, past, keys))
+        joined = 2 * P + 2 * K if past else 0  # a layer's cache, and it with the new rows
+        turned = 8 * keys * width  # in fp32, a half of every head at a time
+        hidden = 2 * max(video, text) * self.mlp * size  # before and after the activation
+        widened = width * self.mlp * size if self.is_narrow else 0  # the one layer that runs
+        blocks = scene.blocks(visibility)
+        scores = max((self._scores(_length(q), _length(k)) for q, k in blocks), default=0)
+        tables = (rows + (keys if past else 0) + 2 * video // shots) * self.head_dim * 4
+        kept = tables + 12 * shots * width * 4
+        ragged = (
+            2 * V if len({g.grid for g in scene.groups}) > 1 else 0
+        )  # rows without padding, and with it again
+        if self.cross:
+            words = shots * self.text_rows
+            W = words * width * size
+            kept += video * self.spec.channels * size + words * self.text_dim * size + W
+            stages = (
+                6 * V + joined + turned + ragged,
+                (7 if past else 8) * V + joined + scores + ragged,
+                9 * V if len(blocks) > 1 and not past else 0,
+                5 * V + 4 * W,  # the words' keys are normalised
+                6 * V + 2 * W + self._scores(video // shots, self.text_rows),
+                4 * V + hidden + widened,
+            )
+        else:
+            kept += (4 * self.spec.channels + 2) * video * size + 5 * X + text * self.text_dim * size
+            around = (5 if past else 7) * R + joined + 2 * V
+            stages = (around + turned, around + scores, 4 * V + 2 * X + hidden + widened)
+        return int(max(stages) + kept)
+
+    def _scores(self, queries: int, keys: int) -> int:
+        """Bytes that torch's attention on a CPU works in: a tile of queries by keys a thread."""
+        tall = min(queries, 256 if queries >= 768 else 64 if queries >= 192 else 32)
+        return self.threads * tall * (min(keys, 512) + 2 + self.head_dim) * 4
+
+
+def _length(span: Span) -> int:
+    return span.stop - span.start
 
 
 def shape_of(folder: Folder) -> Shape:

@@ -15,8 +15,8 @@ def plan(
     size: str | None = None,
     cache_dtype: Literal["own", "fp32", "bf16", "fp8"] = "own",
     cache_device: str | None = None,
-    weight_dtype: Literal["own", "fp8"] = "own",
-    offload: Literal["none", "group"] = "none",
+    weight_dtype: Literal["own", "fp8", "int8"] = "own",
+    offload: Literal["none", "group", "model"] = "none",
 ) -> int:
     """Say what a scene costs before anything is made: tokens, parameters, FLOPs, memory, cache, predicted time.
 

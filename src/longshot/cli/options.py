@@ -31,6 +31,8 @@ class Options:
     base: str = "tiny"
     """a name that `longshot bases` lists, a weights file that `longshot train` wrote, a diffusers folder, or owner/repository
     on the hub (with @revision to pin one)"""
+    transformer: Path | None = None
+    """of a pretrained base: one file (.safetensors or .gguf) with its transformer, in the place of the one in its folder"""
     size: str | None = None
     """pixels of a frame, as WIDTHxHEIGHT; the base's own size if not given"""
     steps: int | None = None
@@ -53,10 +55,10 @@ class Options:
     """how the KV cache is kept: as the network computes it, or narrower, which moves later shots a little"""
     cache_device: str | None = None
     """where the KV cache is kept; cpu saves memory on a GPU and costs time"""
-    weight_dtype: Literal["own", "fp8"] = "own"
-    """of a pretrained base: fp8 takes half the memory of bf16 and moves pictures a little"""
-    offload: Literal["none", "group"] = "none"
-    """of a pretrained base: group keeps weights on the CPU and brings a block at a time"""
+    weight_dtype: Literal["own", "fp8", "int8"] = "own"
+    """of a pretrained base: fp8 and int8 take half the memory of bf16 and move pictures a little"""
+    offload: Literal["none", "group", "model"] = "none"
+    """of a pretrained base: group keeps weights on the CPU and brings a block at a time, model a whole network at a time"""
     tile_vae: bool = False
     """of a pretrained base: make pixels in tiles"""
     seed: int | None = None
@@ -94,7 +96,7 @@ class Options:
 
         self.check_devices()
         dtype = torch.float32 if self.device.startswith("cpu") else torch.bfloat16  # of pretrained bases
-        base = load_base(self.base, "causal" if causal else "bidirectional", dtype)
+        base = load_base(self.base, "causal" if causal else "bidirectional", dtype, self.transformer)
         if self.lora:
             from longshot.bases.lora import load_adapters
 
@@ -119,6 +121,10 @@ class Options:
         from longshot.sample.forecast import outline_of
 
         refuse_preset(self.base)
+        if self.transformer is not None:
+            from longshot.bases.single import check_file
+
+            check_file(self.transformer)
         self.check_devices()
         size = None if self.size is None else self.frame_size(load_spec(self.base))
         return outline_of(self.base, self.device, size, self.savings())

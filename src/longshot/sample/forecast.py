@@ -141,7 +141,7 @@ class NativeCosts:
     def text_work(self, lengths: Sequence[int]) -> Work:
         return text_work(self.config.network, lengths)
 
-    def activation_bytes(self, layout: Layout) -> int:
+    def activation_bytes(self, layout: Layout, visibility: Visibility = "causal") -> int:
         return activation_bytes(self.config.network, layout, 4)
 
     def kv_tokens(self, group: Group) -> int:
@@ -235,7 +235,7 @@ class _Walk:
                 todo.denoise,
                 step,
                 work,
-                self.costs.activation_bytes(layout),
+                self.costs.activation_bytes(layout, self.plan.visibility),
                 self.cache_bytes(tokens),
                 self.cache_elsewhere,
             )
@@ -368,10 +368,16 @@ def outline_of(
         shape = replace(
             load_shape(base),
             itemsize=4 if device.startswith("cpu") else 2,
-            is_fp8=savings.economy.weights == "fp8",
+            is_narrow=savings.economy.weights != "own",
+            has_scales=savings.economy.weights == "int8",
+            threads=torch.get_num_threads() if device.startswith("cpu") else 0,
         )
-        offloaded = savings.economy.offload == "group" and not device.startswith("cpu")
-        weights = shape.offloaded_bytes if offloaded else shape.weight_bytes
+        offload = "none" if device.startswith("cpu") else savings.economy.offload
+        weights = {
+            "none": shape.weight_bytes,
+            "group": shape.offloaded_bytes,
+            "model": shape.largest_bytes,
+        }[offload]
         plain = Blueprint(shape.spec)
         made = Outline(shape, plain, plain.count, shape.parameters, weights)
     if size is not None:

@@ -1,0 +1,87 @@
+"""A transformer out of one file, as people share them: safetensors in diffusers' names or the family's own, or GGUF.
+
+The rest of the pipeline (configs, VAE, text encoder) comes from the base's folder. Reading is diffusers' own
+(`from_single_file`, `GGUFQuantizationConfig`), made strict: diffusers leaves out what it doesn't know and says nothing of what is
+missing. A GGUF's matrices stay as narrow as they are in the file, and are widened a layer at a time.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from longshot.bases.wan_names import wan_name
+from longshot.errors import UserError
+
+KINDS = (".safetensors", ".gguf")
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
+
+
+def load_single(cls: Any, file: Path, folder: Path, dtype: torch.dtype) -> Any:
+    """The network of a class with the weights of one file and the config in `folder/transformer`, strictly.
+
+    Raises UserError for a file that isn't there, of another kind or another network, and for a class that diffusers reads no
+    single files of.
+    """
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    check_file(file)
+    if cls.__name__ not in SINGLE_FILE_LOADABLE_CLASSES:
+        raise UserError(f"{file}: diffusers reads no single files of {cls.__name__}; use a diffusers folder")
+    with torch.device("meta"):
+        wanted = set(cls.from_config(cls.load_config(folder, subfolder="transformer")).state_dict())
+    found = {_diffusers_name(name) for name in _names(file)}
+    for name in sorted(found ^ wanted):
+        what = "is missing" if name in wanted else "belongs to another network"
+        raise UserError(f"{file}: the tensor {name} {what}; {folder.name} has the config it must fit")
+    options: dict[str, Any] = {"config": str(folder), "subfolder": "transformer", "torch_dtype": dtype}
+    if file.suffix == ".gguf":
+        from diffusers import GGUFQuantizationConfig
+
+        options["quantization_config"] = GGUFQuantizationConfig(compute_dtype=dtype)
+    try:
+        network = cls.from_single_file(str(file), **options)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"{file}: can't be loaded ({(lines or [type(error).__name__])[0][:200]})") from error
+    bare = [name for name, weight in network.named_parameters() if weight.is_meta]
+    if bare:
+        raise UserError(f"{file}: the tensor {bare[0]} could not be read")
+    return network.eval().requires_grad_(False)
+
+
+def check_file(file: Path) -> None:
+    """UserError for what can't be the file of a transformer, before anything is fetched or loaded."""
+    if file.suffix not in KINDS:
+        raise UserError(f"{file}: a transformer is read from {' or '.join(KINDS)}; nothing else is opened")
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such weights file")
+    if file.suffix == ".gguf" and find_spec("gguf") is None:
+        raise UserError(f"{file}: reading GGUF needs one more package: pip install 'longshot[gguf]'")
+
+
+def is_quantised(network: Any) -> bool:
+    """Whether a network came out of a GGUF, so that its matrices can't be changed."""
+    return getattr(network, "hf_quantizer", None) is not None
+
+
+def _names(file: Path) -> list[str]:
+    """The tensors of a file, from its header."""
+    try:
+        if file.suffix == ".gguf":
+            from gguf import GGUFReader
+
+            return [tensor.name for tensor in GGUFReader(file).tensors]
+        with safe_open(file, "pt") as tensors:
+            return list(tensors.keys())
+    except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(f"{file}: not a readable {file.suffix[1:]} file ({error})") from error
+
+
+def _diffusers_name(name: str) -> str:
+    before = next((p for p in PREFIXES if name.startswith(p)), "")
+    name = name.removeprefix(before)
+    module, _, leaf = name.rpartition(".")
+    return wan_name(name) if wan_name(name) != name else f"{wan_name(module)}.{leaf}".removeprefix(".")

@@ -1,0 +1,142 @@
+"""A transformer out of one file, safetensors or GGUF, in the place of a folder's own; anything else is named."""
+
+import numpy as np
+import pytest
+import torch
+from pipelines import fill, hunyuan15, wan
+from safetensors.torch import load_file, save_file
+
+from longshot.bases import load_base
+from longshot.bases.economy import Economy, economise
+from longshot.bases.lora import load_adapters
+from longshot.bases.single import is_quantised
+from longshot.errors import UserError
+from longshot.layout import Group, Layout
+from longshot.tensors import stored
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a Wan pipeline whose rows are long enough for GGUF's blocks of 32, and the same transformer as files."""
+    from diffusers import WanTransformer3DModel
+
+    path = tmp_path_factory.mktemp("single")
+    pipe = wan()
+    config = dict(pipe.transformer.config) | dict(
+        num_attention_heads=2, attention_head_dim=32, ffn_dim=64, freq_dim=32, text_dim=16, num_layers=1
+    )
+    pipe.transformer = WanTransformer3DModel.from_config(config)
+    fill(pipe.transformer)
+    pipe.save_pretrained(path / "base")
+    state = pipe.transformer.state_dict()
+    save_file(state, path / "diffusers.safetensors")
+    save_file({f"model.diffusion_model.{own_name(k)}": v for k, v in state.items()}, path / "own.safetensors")
+    gguf(path / "q8.gguf", state)
+    return path
+
+
+OWN = {  # in this order: diffusers' words, and those of Wan's own code
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "proj_out": "head.head",
+    "attn1.to_out.0": "self_attn.o",
+    "attn2.to_out.0": "cross_attn.o",
+    "attn1.to_": "self_attn.",
+    "attn2.to_": "cross_attn.",
+    "attn1.": "self_attn.",
+    "attn2.": "cross_attn.",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    "norm2.": "norm3.",
+    ".scale_shift_table": ".modulation",
+}
+
+
+def own_name(name: str) -> str:
+    """What Wan's own code calls a tensor."""
+    if name == "scale_shift_table":
+        return "head.modulation"
+    for theirs, own in OWN.items():
+        name = name.replace(theirs, own)
+    return name
+
+
+def gguf(path, state) -> None:
+    """A GGUF: matrices of the blocks in Q8_0, everything else in fp32."""
+    from gguf import GGMLQuantizationType, GGUFWriter, quants
+
+    writer = GGUFWriter(path, "wan")
+    for name, tensor in state.items():
+        array = tensor.numpy()
+        if tensor.ndim == 2 and name.startswith("blocks"):
+            narrow = GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, quants.quantize(array, narrow), raw_dtype=narrow)
+        else:
+            writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@torch.no_grad()
+def velocity(base) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    (text,) = base.encode_text(["a dog waves"])
+    layout = Layout.single(Group(1, len(text), (2, 2, 2)), rope=base.spec.rope)
+    z = torch.randn(layout.num_video, base.spec.channels, generator=generator)
+    return base.velocity(z, text, torch.tensor([0.6]), layout, "scene")
+
+
+@pytest.mark.parametrize("name", ["diffusers", "own"])
+def test_a_safetensors_file_in_either_layout_is_the_network_of_the_folder(place, name):
+    assert any("self_attn" in key for key in load_file(place / "own.safetensors"))
+    base = load_base(str(place / "base"), transformer=place / f"{name}.safetensors")
+    torch.testing.assert_close(velocity(base), velocity(load_base(str(place / "base"))), rtol=0, atol=2e-6)
+
+
+def test_a_gguf_stays_narrow_and_moves_a_velocity_by_its_precision(place):
+    plain, base = (
+        load_base(str(place / "base")),
+        load_base(str(place / "base"), transformer=place / "q8.gguf"),
+    )
+    assert is_quantised(base.network) and not is_quantised(plain.network)
+    (weight,) = stored(base.network.blocks[0].attn1.to_q.weight)
+    assert weight.dtype == torch.uint8 and weight.numel() == 64 * 64 * 34 // 32
+    expected, found = velocity(plain), velocity(base)
+    assert 1e-5 < (found - expected).abs().max() / expected.std() < 0.1
+    assert base.fingerprint() != plain.fingerprint()
+    with pytest.raises(UserError, match="narrow already"):
+        economise(base, Economy("fp8"), "cpu")
+    with pytest.raises(UserError, match="matrices of a GGUF can't be added to"):
+        load_adapters(base, ["x.safetensors"])
+
+
+def test_a_file_that_is_not_the_transformer_of_the_base_is_named(place, tmp_path):
+    state = load_file(place / "diffusers.safetensors")
+
+    def told(file, name: str = str(place / "base")) -> str:
+        with pytest.raises(UserError) as error:
+            load_base(name, transformer=file)
+        return str(error.value)
+
+    def saved(changed: dict):
+        save_file(changed, tmp_path / "changed.safetensors")
+        return tmp_path / "changed.safetensors"
+
+    first = "blocks.0.attn1.to_q.weight"
+    assert f"the tensor {first} is missing" in told(saved({k: v for k, v in state.items() if k != first}))
+    assert "the tensor more belongs to another network" in told(saved(state | {"more": torch.zeros(1)}))
+    assert "can't be loaded" in told(saved(state | {first: torch.zeros(3, 3)}))
+    assert "there is no such weights file" in told(tmp_path / "no.gguf")
+    assert "nothing else is opened" in told(tmp_path / "x.ckpt")
+    assert "stands for the transformer of a pretrained base" in told(place / "own.safetensors", "tiny")
+    for kind in ("gguf", "safetensors"):
+        (tmp_path / f"words.{kind}").write_text("a red puppet, and some more words")
+        assert f"not a readable {kind} file" in told(tmp_path / f"words.{kind}")
+    hunyuan15().save_pretrained(tmp_path / "hunyuan")
+    line = told(place / "own.safetensors", str(tmp_path / "hunyuan"))
+    assert "diffusers reads no single files of HunyuanVideo15Transformer3DModel" in line
