@@ -30,7 +30,7 @@ LEVELS = (1.0, 0.74, 0.5, 0.26)  # noise levels of its four steps, before the sh
 SHOTSTREAM = replace(
     WAN21_1B,
     name="shotstream",
-    licence="none given",
+    licence="unclear",
     guidance=1.0,
     steps=len(LEVELS),
     shift=8.0,
