@@ -99,10 +99,9 @@ def test_the_stored_features_are_what_the_base_reads_of_the_prompts(made):
 
 def test_features_are_left_out_where_training_reads_the_prompts(made):
     place, rows, stored = made
-    [row] = rows_of(
-        latents(Place(place.out / "again", place.films_root), text="prompts"), captioned(place, rows)[:1]
-    )
-    names = load_file(place.out / "again" / row["file"]).keys()
+    again = Place(place.out / "again", place.films_root)
+    [row] = rows_of(latents(again, text="prompts"), rows[:1])
+    names = load_file(again.file(row["file"])).keys()
     assert names == {"video.1", "video.2", "image.1", "image.2"}
     assert {k: row[k] for k in ("groups", "clips", "global_prompt")} == {
         k: stored[0][k] for k in ("groups", "clips", "global_prompt")
