@@ -67,7 +67,7 @@ def test_only_the_first_picture_of_a_take_begins_with_a_cut(base, folder):
     prompts = [s.prompt for s in tell(with_references(*ALL), base, folder).shots]
     assert prompts[1:6] == [
         "[SHOT CUT] Character 1.",
-        "[SHOT CUT] a cafe by day",
+        "[SHOT CUT] Nobody is there.",
         "[SHOT CUT] Close shot. Character 1 waves.",
         "Close shot. Character 1 waves.",
         "Close shot. Character 1 waves.",
