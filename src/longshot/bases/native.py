@@ -46,9 +46,9 @@ TINY_SPEC = Spec(
     max_shots=6,
     max_text_tokens=512,
     display_scale=8,
-    guidance=1.5,
+    guidance=1.3,
     steps=16,
-    shift=5.0,
+    shift=4.0,
     solver="stochastic",
     rope="interleaved",
 )
