@@ -71,7 +71,8 @@ class HoloCineBase(WanBase):
         return cls(pipe, spec or HOLOCINE)
 
     def fingerprint(self) -> str:
-        return fingerprint(self.first, self.second, self.pipe.vae, self.pipe.text_encoder)
+        networks = [n for n in (self.first, self.second) if n is not None]
+        return fingerprint(*networks, self.pipe.vae, self.pipe.text_encoder)
 
     def encode_text(self, prompts: Sequence[str]) -> list[Float[Tensor, "_ width"]]:
         """With the zero rows after the text, which it reads too."""

@@ -323,7 +323,9 @@ def apply(network: nn.Module, orders: Sequence[tuple[str, float]], base: str) ->
 def load_adapters(base: Any, texts: Sequence[str]) -> None:
     """Merges LoRAs, each told as `FILE` or `FILE:WEIGHT`, into a base that was just loaded."""
     if texts and getattr(base, "second", None) is not None:
-        raise UserError(f"--lora {texts[0]}: {base.spec.name} has two networks, and a LoRA is of one: leave it out")
+        raise UserError(
+            f"--lora {texts[0]}: {base.spec.name} has two networks, and a LoRA is of one: leave it out"
+        )
     if texts and is_quantised(base.network):
         raise UserError(
             f"--lora {texts[0]}: the matrices of a GGUF can't be added to; use a safetensors file"

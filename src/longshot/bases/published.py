@@ -281,8 +281,8 @@ def convert(entry: Published, file: Path, out: Path, over: str, second: Path | N
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
         save_tensors(out / target, tensors, {"format": "pt"})
     over = str(Path(over).resolve()) if Path(over).is_dir() else over
-    record = {"published": entry.name, "over": over, "licence": entry.licence}
-    record |= {"files": {source.name: _sha256(source) for source, _ in files}}
+    hashes = {source.name: _sha256(source) for source, _ in files}
+    record = {"published": entry.name, "over": over, "licence": entry.licence, "files": hashes}
     write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
 
 

@@ -86,5 +86,7 @@ def bases() -> int:
         print(facts(spec, f"over {entry.over}, trained for films of several shots, mode {modes}"))
         terms = "" if entry.is_open else f" (first `longshot accept {name}`: {entry.terms})"
         files, second = f"{entry.file} {entry.second}".rstrip(), " --second THE_OTHER" if entry.second else ""
-        print(f"    huggingface.co/{entry.repository} {files}, then `longshot convert {name} THAT_FILE{second}`{terms}")
+        print(
+            f"    huggingface.co/{entry.repository} {files}, then `longshot convert {name} THAT_FILE{second}`{terms}"
+        )
     return 0
