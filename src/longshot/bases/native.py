@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from longshot.bases.base import Spec
-from longshot.bases.text import TokenTable, outside_words, words_of
+from longshot.bases.text import TokenTable, outside_words
 from longshot.errors import UserError
 from longshot.flow import per_token, velocity_from_clean
 from longshot.layout import Layout, RopeMode, Visibility
@@ -316,20 +315,7 @@ def _config_from_json(data: dict) -> NativeConfig:
     return config
 
 
-UNTAUGHT = ("pan_left", "pan_right")  # of the puppet world, what the shipped weights have not seen
-
-
-@lru_cache(maxsize=1)
-def _taught_words() -> frozenset[str]:
-    """The words of the puppet world that mean something to the shipped weights."""
-    from longshot.puppets.words import MEANINGS, VOCABULARY
-
-    def words(taught: bool) -> set[str]:
-        phrases = (p for value, ps in MEANINGS.items() if (value not in UNTAUGHT) == taught for p in ps)
-        return {word for phrase in phrases for word in words_of(phrase)}
-
-    return frozenset(VOCABULARY) - (words(taught=False) - words(taught=True))
-
-
 def _outside_puppets(prompt: str) -> list[str]:
-    return outside_words(prompt, _taught_words())
+    from longshot.puppets.words import VOCABULARY
+
+    return outside_words(prompt, VOCABULARY)
