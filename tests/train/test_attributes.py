@@ -76,14 +76,15 @@ def test_a_shot_that_became_an_image_shows_where_people_are_in_that_frame():
     assert columns[1] - columns[0] == pytest.approx(15 / 8, abs=1)  # 15 pixels to the right
 
 
-def test_what_words_say_is_learned_within_sixty_steps():
+def test_what_words_say_is_learned_within_eighty_steps():
+    torch.manual_seed(0)  # the readers start from torch's own random numbers
     stream = StreamConfig(scenes=16, frames=(4,), pair=0.0, drop_text=0.0)
-    base, config = tiny_base(width=48, depth=2), StageConfig("test", 60, stream, lr=3e-3, attributes=1.0)
+    base, config = tiny_base(width=48, depth=2), StageConfig("test", 80, stream, lr=3e-3, attributes=1.0)
     readers = AttributeReaders(48)
     optimizer = make_optimizer(torch.nn.ModuleList([base.network, readers]), config)
     base.network.train().requires_grad_(True)
     losses = []
-    for step in range(60):
+    for step in range(80):
         batch = collate(base, PuppetSteps(stream, seed=1)[step])
         sigma, eps = draw_noise(batch.layout, base.spec.channels, config, step, range(stream.scenes))
         loss = batch_loss(base, batch, sigma, eps, "scene", readers)
@@ -92,4 +93,4 @@ def test_what_words_say_is_learned_within_sixty_steps():
         optimizer.step()
         losses.append(float(loss.attributes.detach()))
     # Guessing costs about 30 nats a shot. Places and actions come first, looks take some hundred steps.
-    assert np.mean(losses[-5:]) < 0.8 * losses[0]
+    assert np.mean(losses[-5:]) < 0.75 * losses[0]  # 0.63 to 0.64 for three starts
