@@ -12,6 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TOLERANCE = 1e-4
+SIZES = {
+    "in_dim": 4,
+    "out_dim": 4,
+    "dim": 48,
+    "ffn_dim": 64,
+    "freq_dim": 16,
+    "text_dim": 16,
+    "num_heads": 2,
+    "num_layers": 3,
+}
+"""Of every small network, in the words of Wan's own code, which all four build on."""
 
 
 def packages(checkout: Path, *names: str) -> None:

@@ -15,20 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from compare import attention, fill, packages, verdict, wan_network
+from compare import SIZES, attention, fill, packages, verdict, wan_network
 
 LENGTHS, HEIGHT, WIDTH = (3, 1, 2), 2, 3  # latent frames of each shot; tokens
 TEXTS = (5, 9, 7)
-SIZES = {
-    "in_dim": 4,
-    "out_dim": 4,
-    "dim": 48,
-    "ffn_dim": 64,
-    "freq_dim": 16,
-    "text_dim": 16,
-    "num_heads": 2,
-    "num_layers": 3,
-}
 
 
 def peer(checkout: Path) -> torch.nn.Module:
@@ -50,7 +40,9 @@ def ours(
 
     network = wan_network(SIZES)
     network.load_state_dict(converted(state, network.state_dict(), "echoshot"))
-    base = EchoShotBase(types.SimpleNamespace(transformer=network), replace(ECHOSHOT, jump=jump))
+    assert ECHOSHOT.multishot
+    spec = replace(ECHOSHOT, multishot=replace(ECHOSHOT.multishot, jump=jump))
+    base = EchoShotBase(types.SimpleNamespace(transformer=network), spec)
     grids = [(length, HEIGHT, WIDTH) for length in LENGTHS]
     groups = [Group(n + 1, len(t), grid) for n, (t, grid) in enumerate(zip(texts, grids, strict=True))]
     groups = timeline(groups, range(2, len(groups) + 1), jump)

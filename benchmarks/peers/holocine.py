@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from compare import fill, packages, unused, verdict, wan_network
+from compare import SIZES, fill, packages, unused, verdict, wan_network
 
 LENGTHS, HEIGHT, WIDTH = (3, 1, 2), 2, 3  # latent frames of each shot; tokens
 GLOBAL = "Character 1 is an old man. Character 2 is a dog."
@@ -27,16 +27,6 @@ PROMPTS = (
     "[SHOT CUT] a door, closed; no one",
     "[SHOT CUT] Character 2 runs in",
 )
-SIZES = {
-    "in_dim": 4,
-    "out_dim": 4,
-    "dim": 48,
-    "ffn_dim": 64,
-    "freq_dim": 16,
-    "text_dim": 16,
-    "num_heads": 2,
-    "num_layers": 3,
-}
 ROWS = 512
 
 

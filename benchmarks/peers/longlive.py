@@ -22,22 +22,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from compare import attention, fill, packages, unused, verdict, wan_network
+from compare import SIZES, attention, fill, packages, unused, verdict, wan_network
 
 os.environ |= {"LLV2_TRITON_ROPE": "0", "LLV2_TRITON_ADALN": "0"}
 FRAMES, HEIGHT, WIDTH, SEEN = 2, 2, 3, 4  # of a chunk, in tokens; chunks a chunk sees, itself included
 CHUNKS, CUTS, JUMP = 11, (3, 7), 8  # numbers from 1
 PROMPTS = ("a dog walks", "a cat in the snow looks up", "the two of them")  # of the shots between the cuts
-SIZES = {
-    "in_dim": 4,
-    "out_dim": 4,
-    "dim": 48,
-    "ffn_dim": 64,
-    "freq_dim": 16,
-    "text_dim": 16,
-    "num_heads": 2,
-    "num_layers": 3,
-}
 
 
 def peer(checkout: Path) -> torch.nn.Module:

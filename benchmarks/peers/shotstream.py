@@ -16,21 +16,11 @@ import types
 from pathlib import Path
 
 import torch
-from compare import attention, fill, packages, verdict, wan_network
+from compare import SIZES, attention, fill, packages, verdict, wan_network
 
 FRAMES, BLOCKS, HEIGHT, WIDTH, SEEN = 3, 4, 2, 3, 6
 TOKENS = HEIGHT * WIDTH  # of a latent frame
 SHOTS = {3: (0, 0, 1, 1, 2, 2), 0: (0,) * SEEN}  # for shots 3 and 0: the shot each seen frame is from
-SIZES = {
-    "in_dim": 4,
-    "out_dim": 4,
-    "dim": 48,
-    "ffn_dim": 64,
-    "freq_dim": 16,
-    "text_dim": 16,
-    "num_heads": 2,
-    "num_layers": 3,
-}
 
 
 def peer(checkout: Path) -> torch.nn.Module:

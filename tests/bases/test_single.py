@@ -5,6 +5,7 @@ import pytest
 import torch
 from pipelines import fill, hunyuan15, wan
 from safetensors.torch import load_file, save_file
+from wan_state import in_wan_names
 
 from longshot.bases import load_base
 from longshot.bases.economy import Economy, economise
@@ -30,38 +31,9 @@ def place(tmp_path_factory):
     pipe.save_pretrained(path / "base")
     state = pipe.transformer.state_dict()
     save_file(state, path / "diffusers.safetensors")
-    save_file({f"model.diffusion_model.{own_name(k)}": v for k, v in state.items()}, path / "own.safetensors")
+    save_file(in_wan_names(pipe.transformer, "model.diffusion_model."), path / "own.safetensors")
     gguf(path / "q8.gguf", state)
     return path
-
-
-OWN = {  # in this order: diffusers' words, and those of Wan's own code
-    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
-    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
-    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
-    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
-    "condition_embedder.time_proj": "time_projection.1",
-    "proj_out": "head.head",
-    "attn1.to_out.0": "self_attn.o",
-    "attn2.to_out.0": "cross_attn.o",
-    "attn1.to_": "self_attn.",
-    "attn2.to_": "cross_attn.",
-    "attn1.": "self_attn.",
-    "attn2.": "cross_attn.",
-    "ffn.net.0.proj": "ffn.0",
-    "ffn.net.2": "ffn.2",
-    "norm2.": "norm3.",
-    ".scale_shift_table": ".modulation",
-}
-
-
-def own_name(name: str) -> str:
-    """What Wan's own code calls a tensor."""
-    if name == "scale_shift_table":
-        return "head.modulation"
-    for theirs, own in OWN.items():
-        name = name.replace(theirs, own)
-    return name
 
 
 def gguf(path, state) -> None:
