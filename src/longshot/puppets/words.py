@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from longshot.puppets.world import Acting, Puppet, PuppetScene, PuppetShot
+from longshot.puppets.world import WIDTH, Acting, Puppet, PuppetScene, PuppetShot, walk_direction
 
 # Attribute value -> its words, the plain one first. About half of all captions use the plain one.
 MEANINGS: dict[str, tuple[str, ...]] = {
@@ -79,6 +79,7 @@ _NOUNS = ("puppet", "puppet", "puppet", "doll", "figure", "felt puppet", "person
 _EMPTY = ("nobody", "no people", "empty", "nobody is there", "the place is empty")
 _SIDES = {
     -1: ("on the left", "at the left", "to the left side"),
+    0: ("in the middle", "in the center"),
     1: ("on the right", "at the right", "to the right side"),
 }
 _FACING = {-1: ("facing left", "looking left"), 1: ("facing right", "looking right")}
@@ -172,19 +173,21 @@ def _characters_text(scene: PuppetScene, who: tuple[int, ...], rng: np.random.Ge
 
 
 def _acting_text(acting: Acting, shot: PuppetShot, rng: np.random.Generator) -> str:
+    """What somebody does and, where the shot doesn't follow from another, where: who stands in the middle and looks right needs
+    no word for it, nor who walks in from the side, nor two people, who are told from left to right."""
     text = f"Character {acting.who + 1} {say(rng, acting.action)}"
-    alone, side = len(shot.cast) == 1, int(np.sign(round(acting.x - 24)))
-    if alone and shot.cut and rng.random() < 0.25:
-        if side and rng.random() < 0.5:
-            text += f" {_pick(rng, _SIDES[side])}"
-        elif acting.action in ("stand", "jump", "wave"):
-            text += f" {_pick(rng, _FACING[acting.facing])}"
+    if len(shot.cast) > 1 or not shot.cut or walk_direction(acting.action):
+        return text
+    side = int(np.sign(round(acting.x - WIDTH / 2)))
+    if side or rng.random() < 0.15:
+        text += f" {_pick(rng, _SIDES[side])}"
+    if not side and (acting.facing < 0 or rng.random() < 0.1):
+        text += f" {_pick(rng, _FACING[acting.facing])}"
     return text
 
 
 def _shot_text(shot: PuppetShot, rng: np.random.Generator, *, with_camera: bool) -> str:
-    people = [shot.cast[k] for k in rng.permutation(len(shot.cast))]
-    parts = [_acting_text(acting, shot, rng) for acting in people] or [_pick(rng, _EMPTY)]
+    parts = [_acting_text(acting, shot, rng) for acting in shot.cast] or [_pick(rng, _EMPTY)]
     if shot.pan:
         parts.append(say(rng, "pan_left" if shot.pan < 0 else "pan_right"))
     text = ", ".join(parts)

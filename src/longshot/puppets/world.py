@@ -181,7 +181,11 @@ def _draw_cut(
     cameras: Sequence[str],
     actions: Sequence[str],
 ) -> PuppetShot:
-    """A shot after a cut. The first try that is legal is taken; the last resort is people who stand still."""
+    """A shot after a cut. The first try that is legal is taken; the last resort is people who stand still.
+
+    Who is alone walks in from the side, or stands in the middle and looks right, or elsewhere and looks to the middle; two
+    begin on either side and look at each other. `words` says what differs from that, so a prompt leaves little open.
+    """
     empty = num_characters == 0 or rng.random() < p_empty
     two = not empty and num_characters > 1 and rng.random() < p_two
     roomy = [c for c in cameras if c != "close"] or ["wide"]
@@ -192,11 +196,16 @@ def _draw_cut(
     left, middle, right = PLACES[camera]
     for attempt in range(64):
         still = attempt == 63
-        xs = [left, right] if two else [float(rng.choice((left, middle, right)))]
         cast = []
-        for k, x in zip(who, xs, strict=True):
+        for place, k in enumerate(who):
             action = "stand" if still else str(rng.choice(actions))
-            toward = int(rng.choice((-1, 1))) if not two else (1 if x == left else -1)
+            if two:
+                x = (left, right)[place]
+            elif walk_direction(action):
+                x = left if walk_direction(action) > 0 else right
+            else:
+                x = float(rng.choice((left, middle, middle, right)))
+            toward = 1 if x == left else -1 if x == right else int(rng.choice((-1, 1), p=(0.3, 0.7)))
             facing = walk_direction(action) or toward
             cast.append(Acting(k, action, x, facing, facing))
         shot = PuppetShot(camera, 0 if still else _draw_pan(rng, p_pan), tuple(cast), frames, True)
