@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longshot.puppets import world
-from longshot.puppets.words import MEANINGS, VOCABULARY, caption, single_caption
+from longshot.puppets.words import MEANINGS, VOCABULARY, caption, shot_caption, single_caption
 from longshot.puppets.world import draw_scene
 
 seeds = st.integers(0, 2**32 - 1)
@@ -103,3 +103,22 @@ def test_captions_are_short():
 def test_the_same_seed_writes_the_same_caption():
     scene = draw_scene(np.random.default_rng(1), 3)
     assert caption(scene, np.random.default_rng(2)) == caption(scene, np.random.default_rng(2))
+
+
+def test_a_prompt_says_where_somebody_stands_unless_it_is_the_middle():
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        scene = draw_scene(rng, 1, p_pair=0.0, p_empty=0.0, actions=("stand", "wave"))
+        text, x = shot_caption(scene, 0, rng), scene.shots[0].cast[0].x
+        assert (" the left" in text) == (x < 24), text
+        assert (" the right" in text) == (x > 24), text
+
+
+def test_two_people_are_told_from_left_to_right():
+    rng = np.random.default_rng(6)
+    for _ in range(100):
+        scene = draw_scene(rng, 1, p_pair=1.0, p_two=1.0, p_empty=0.0)
+        first, second = (f"Character {acting.who + 1}" for acting in scene.shots[0].cast)
+        text = shot_caption(scene, 0, rng)
+        assert text.index(first) < text.index(second)
+        assert scene.shots[0].cast[0].x < scene.shots[0].cast[1].x

@@ -88,3 +88,10 @@ def test_a_scene_with_a_portrait_shows_one_of_its_people_and_maybe_its_place_bef
                 assert np.array_equal(place, render_place(truth.scene.environment, truth.scene.time))
             orders.add((number, truth.portrait))
     assert orders == {(1, 0), (2, 0), (2, 1)}
+
+
+def test_a_share_of_scenes_is_one_take_from_beginning_to_end():
+    takes = replace(CONFIG, single=0.0, image=0.0, takes=1.0)
+    truths = [e.truth for k in range(4) for e in PuppetSteps(takes, 7)[k]]
+    assert all(t is not None and t.scene.shots[0].cast for t in truths)
+    assert all(not shot.cut for t in truths if t is not None for shot in t.scene.shots[1:])

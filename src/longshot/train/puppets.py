@@ -73,11 +73,12 @@ class StreamConfig:
 
     scenes: examples a step over all ranks. single: share of them that are one shot with one prompt (keeps the base's
     ability, LCT sec. 3.2). shots: range of shots a scene, both ends included. frames: lengths to draw a shot's from.
-    image: chance that a shot is replaced by one of its own frames (what makes image conditions work). drop_text: chance
-    that an example loses all its words (for guidance); drop_global: that it loses only its global prompt. portraits: that a
-    scene begins with a picture of one of its people before a plain backdrop, and as often again of its place, as composition
-    is given them (LCT sec. 4.3), in either order; such a scene has at most `LONGEST` shots besides. misled: that what the noisy
-    shots show contradicts what words and clean shots say of people's looks (`train/loop.py`, `noised`).
+    takes: chance that a scene is one take, each shot going on without a cut. image: chance that a shot is replaced by one of
+    its own frames (what makes image conditions work). drop_text: chance that an example loses all its words (for guidance);
+    drop_global: that it loses only its global prompt. portraits: that a scene begins with a picture of one of its people
+    before a plain backdrop, and as often again of its place, as composition is given them (LCT sec. 4.3), in either order;
+    such a scene has at most `LONGEST` shots besides. misled: that what the noisy shots show contradicts what words and clean
+    shots say of people's looks (`train/loop.py`, `noised`).
     """
 
     scenes: int
@@ -88,6 +89,7 @@ class StreamConfig:
     cameras: tuple[str, ...] = CAMERAS
     pan: float = 0.3
     pair: float = 0.5
+    takes: float = 0.0
     image: float = 0.1
     drop_text: float = 0.1
     drop_global: float = 0.0
@@ -113,7 +115,8 @@ def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
         scene = draw(rng, 1, config.frames)
         global_prompt, prompts = "", [single_caption(scene, 0, rng)]
     else:
-        scene = draw(rng, int(rng.integers(config.shots[0], config.shots[1] + 1)), config.frames)
+        follows = {"p_continue": 1.0, "p_empty": 0.0} if rng.random() < config.takes else {}
+        scene = draw(rng, int(rng.integers(config.shots[0], config.shots[1] + 1)), config.frames, **follows)
         global_prompt, prompts = caption(scene, rng)
     shots = render(scene)
     stills = [int(rng.integers(len(shot))) if rng.random() < config.image else None for shot in shots]
