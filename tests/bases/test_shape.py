@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import HunyuanVideo15Transformer3DModel, WanTransformer3DModel
+from diffusers import HunyuanVideo15Transformer3DModel, LTX2VideoTransformer3DModel, WanTransformer3DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from longshot.bases.economy import Economy, economise, weight_bytes
 from longshot.bases.hub import open_folder
 from longshot.bases.hunyuan15 import HUNYUAN15, Hunyuan15Base
-from longshot.bases.shape import hunyuan15_shape, known_shapes, shape_of, wan_shape
+from longshot.bases.ltx2 import LTX2, TEXT_ROWS, LTX2Base
+from longshot.bases.shape import hunyuan15_shape, known_shapes, ltx2_shape, shape_of, wan_shape
 from longshot.bases.wan import WAN22_5B, WanBase
 from longshot.errors import UserError
 from longshot.layout import Group, Layout
@@ -58,9 +59,9 @@ def grown(base, shots: int, past: int, grid, text=None):
 
     context = Context()
     if past:
-        before = Layout.single(*groups[:past], rope="anchor")
+        before = Layout.single(*groups[:past], rope=base.spec.rope)
         _, (context,) = base.remember(*given(before), "causal", [context])
-    layout = Layout.single(*context.groups, *groups[past:], past=past, rope="anchor")
+    layout = Layout.single(*context.groups, *groups[past:], past=past, rope=base.spec.rope)
     return *given(layout), "causal", [context]
 
 
@@ -85,7 +86,7 @@ def wide_wan(heads: int = 4, dim: int = 24, mlp: int = 384, text: int = 64):
     )
     spec = replace(WAN22_5B, channels=16)
     base = WanBase(SimpleNamespace(transformer=WanTransformer3DModel(**config).eval()), spec)
-    return base, wan_shape(spec, config, 512), text
+    return base, wan_shape(spec, config, 512), torch.zeros(20, text)
 
 
 def narrow_wan():
@@ -105,11 +106,32 @@ def wide_hunyuan15(heads: int = 4, dim: int = 24, ratio: float = 4.0):
     config |= dict(text_embed_2_dim=8, image_embed_dim=6)
     network = HunyuanVideo15Transformer3DModel(**config, rope_axes_dim=(dim // 3,) * 3).eval()
     spec = replace(HUNYUAN15, channels=4)
-    return Hunyuan15Base(SimpleNamespace(transformer=network), spec), hunyuan15_shape(spec, config), 17
+    base = Hunyuan15Base(SimpleNamespace(transformer=network), spec)
+    return base, hunyuan15_shape(spec, config), torch.zeros(20, 17)
 
 
 def narrow_hunyuan15():
     return wide_hunyuan15(heads=2, dim=12, ratio=2.0)
+
+
+def wide_ltx2(heads: int = 4, dim: int = 24, text: int = 64, rope: str = "split"):
+    config: dict = dict(
+        in_channels=4, out_channels=4, audio_in_channels=4, audio_out_channels=4, num_layers=2
+    )
+    config |= dict(num_attention_heads=heads, attention_head_dim=dim, cross_attention_dim=heads * dim)
+    config |= dict(audio_num_attention_heads=heads, audio_attention_head_dim=dim // 2)
+    config |= dict(audio_cross_attention_dim=heads * dim // 2, caption_channels=text, rope_type=rope)
+    spec = replace(LTX2, channels=4)
+    base = LTX2Base(SimpleNamespace(transformer=LTX2VideoTransformer3DModel(**config).eval()), spec)
+    return base, ltx2_shape(spec, config), torch.zeros(TEXT_ROWS, text)
+
+
+def narrow_ltx2():
+    return wide_ltx2(heads=2, dim=16, text=16)
+
+
+def interleaved_ltx2():
+    return wide_ltx2(rope="interleaved")
 
 
 @torch.no_grad()
@@ -117,11 +139,14 @@ def narrow_hunyuan15():
     ("shots", "past", "grid"),
     [(1, 0, (4, 12, 16)), (2, 0, (4, 12, 16)), (2, 1, (4, 12, 16)), (3, 2, (2, 6, 8)), (1, 0, (2, 2, 2))],
 )
-@pytest.mark.parametrize("made", [wide_wan, wide_hunyuan15, narrow_wan, narrow_hunyuan15])
+@pytest.mark.parametrize(
+    "made",
+    [wide_wan, wide_hunyuan15, wide_ltx2, interleaved_ltx2, narrow_wan, narrow_hunyuan15, narrow_ltx2],
+)
 def test_peak_memory_of_a_pass_is_predicted_within_a_tenth(made, shots, past, grid):
-    base, shape, width = made()
+    base, shape, words = made()
     shape = replace(shape, itemsize=4, threads=torch.get_num_threads())
-    args = grown(base, shots, past, grid, torch.zeros(20, width))
+    args = grown(base, shots, past, grid, words)
     assert shape.activation_bytes(args[3]) == pytest.approx(peak_of(base, args), rel=0.1)
 
 
@@ -160,9 +185,9 @@ IDLE = Machine("none", 1, 1, 1, 1)
 SCENE = Scene(shots=[Shot(prompt="a dog waves", frames=121), *[Shot(prompt="it walks", frames=121)] * 4])
 
 
-def room_of(mode: str, free: int, **savings) -> None:
+def room_of(mode: str, free: int, name: str = "wan2.2-ti2v-5b", **savings) -> None:
     """Checks the room of five shots on a machine with so many bytes free."""
-    outline = outline_of("wan2.2-ti2v-5b", savings=Savings(**savings))
+    outline = outline_of(name, savings=Savings(**savings))
     story = tell(SCENE, outline.codec, Path())
     spec = outline.codec.spec
     sampling = Sampling(spec.steps, spec.shift, spec.guidance, cache_dtype=savings.get("cache_dtype", "own"))
@@ -182,16 +207,19 @@ def room_of(mode: str, free: int, **savings) -> None:
     check_room(outline, plan_for, mode, sampling, others=("causal", "bidirectional"), free=free)
 
 
-def test_more_shots_than_memory_allows_is_said_with_what_fits():
+@pytest.mark.parametrize("name", ["wan2.2-ti2v-5b", "ltx-2"])
+def test_more_shots_than_memory_allows_is_said_with_what_fits(name):
     def needs(mode: str, window: int | None = None) -> int:
-        f = forecast_scene(SCENE, "wan2.2-ti2v-5b", mode, machine=IDLE, window=window)
+        f = forecast_scene(SCENE, name, mode, machine=IDLE, window=window)
         return f.weights + f.modes[0].working_bytes
 
-    check = room_of
+    def check(mode: str, free: int) -> None:
+        room_of(mode, free, name)
+
     check("joint", needs("joint"))
     with pytest.raises(
         UserError,
-        match=r"5 shots and images, mode joint, need \S+ GiB on wan2.2-ti2v-5b; .* are free: use --",
+        match=rf"5 shots and images, mode joint, need \S+ GiB on {name}; .* are free: use --",
     ):
         check("joint", needs("joint") - 1)
     with pytest.raises(UserError, match=r"use --mode bidirectional --window 1$"):
@@ -201,7 +229,7 @@ def test_more_shots_than_memory_allows_is_said_with_what_fits():
 
 
 @pytest.mark.parametrize("weights", ["own", "fp8", "int8"])
-@pytest.mark.parametrize("wide", [wide_wan, wide_hunyuan15])
+@pytest.mark.parametrize("wide", [wide_wan, wide_hunyuan15, wide_ltx2])
 def test_the_bytes_of_a_network_are_those_it_takes_also_in_fp8_and_int8(wide, weights):
     base, shape, _ = wide()
     shape = replace(shape, itemsize=4, is_narrow=weights != "own", has_scales=weights == "int8")
@@ -211,12 +239,12 @@ def test_the_bytes_of_a_network_are_those_it_takes_also_in_fp8_and_int8(wide, we
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("wide", [wide_wan, wide_hunyuan15])
+@pytest.mark.parametrize("wide", [wide_wan, wide_hunyuan15, wide_ltx2])
 def test_peak_memory_of_a_pass_with_fp8_weights_is_predicted_within_a_tenth(wide):
-    base, shape, width = wide()
+    base, shape, words = wide()
     shape = replace(shape, itemsize=4, is_narrow=True, threads=torch.get_num_threads())
     base.pipe = SimpleNamespace(transformer=base.network, to=lambda device: None)
-    args = grown(base, 2, 0, (4, 12, 16), torch.zeros(20, width))
+    args = grown(base, 2, 0, (4, 12, 16), words)
     economise(base, Economy("fp8"), "cpu")
     assert shape.activation_bytes(args[3]) == pytest.approx(peak_of(base, args), rel=0.1)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pipelines import fill, hunyuan15, wan
+from pipelines import SMALL, fill, hunyuan15, ltx2, saved, wan
 from safetensors.torch import load_file, save_file
 from wan_state import in_wan_names
 
@@ -85,6 +85,37 @@ def test_a_gguf_stays_narrow_and_moves_a_velocity_by_its_precision(place):
         economise(base, Economy("fp8"), "cpu")
     with pytest.raises(UserError, match="matrices of a GGUF can't be added to"):
         load_adapters(base, ["x.safetensors"])
+
+
+OF_LTX2 = {  # its own code's names
+    "av_cross_attn_video_scale_shift": "av_ca_video_scale_shift_adaln_single",
+    "av_cross_attn_video_a2v_gate": "av_ca_a2v_gate_adaln_single",
+    "av_cross_attn_audio_scale_shift": "av_ca_audio_scale_shift_adaln_single",
+    "av_cross_attn_audio_v2a_gate": "av_ca_v2a_gate_adaln_single",
+    "video_a2v_cross_attn_scale_shift_table": "scale_shift_table_a2v_ca_video",
+    "audio_a2v_cross_attn_scale_shift_table": "scale_shift_table_a2v_ca_audio",
+    "time_embed": "adaln_single",
+    "proj_in": "patchify_proj",
+    "norm_q": "q_norm",
+    "norm_k": "k_norm",
+}
+
+
+def test_ltx2_is_read_out_of_one_file_in_its_own_names_and_in_diffusers(tmp_path):
+    folder = saved(next(s for s in SMALL if s.make is ltx2), tmp_path)
+    state = ltx2().transformer.state_dict()
+    save_file(state, tmp_path / "diffusers.safetensors")
+    own = {}
+    for name, tensor in state.items():
+        for ours, theirs in OF_LTX2.items():
+            name = name.replace(ours, theirs)
+        own[f"model.diffusion_model.{name}"] = tensor
+    assert len(own) == len(state) and sum(k.split(".", 2)[2] not in state for k in own) > 20
+    save_file(own, tmp_path / "own.safetensors")
+    expected = velocity(load_base(str(folder)))
+    for name in ("own", "diffusers"):
+        base = load_base(str(folder), transformer=tmp_path / f"{name}.safetensors")
+        torch.testing.assert_close(velocity(base), expected, rtol=0, atol=2e-6)
 
 
 def test_a_file_that_is_not_the_transformer_of_the_base_is_named(place, tmp_path):

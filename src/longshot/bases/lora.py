@@ -5,7 +5,7 @@ weights before anything else is done to them. `merge` hands back the weights it 
 
 Layouts that are read, always from safetensors: PEFT (`lora_A`, `lora_B`, with an adapter's name or without), diffusers
 (`transformer.` before it), and those of ComfyUI and its trainers (`lora_down`, `lora_up`, `alpha`, `diff`, `diff_b`, over
-`diffusion_model.` or `lora_unet_` and the names of Wan's own code).
+`diffusion_model.` or `lora_unet_` and the names of Wan's own code; `diffusion_model.` and those of LTX-2's).
 """
 
 import json
@@ -21,8 +21,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from longshot.bases.single import is_quantised
-from longshot.bases.wan_names import wan_name
+from longshot.bases.single import diffusers_name, is_quantised
 from longshot.document import read_text
 from longshot.errors import UserError
 from longshot.tensors import save_tensors
@@ -262,7 +261,7 @@ def _deltas(
 
 def _own_name(network: nn.Module, module: str) -> str:
     """What a network calls a module that a file may name as the family's own code does."""
-    return wan_name(module) if type(network).__name__ == "WanTransformer3DModel" else module
+    return diffusers_name(type(network).__name__, module)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -28,9 +28,12 @@ class Shape:
     """The sizes of a pretrained base. cross: text is cross-attended, else it takes part in self-attention.
 
     text_rows: text rows that every shot pays for, where the network pads to a fixed number. others: parameters of the text
-    encoders and of the VAE. itemsize: bytes of a weight and of an activation. narrow: how many of the parameters `economy` keeps
-    in a byte each where it is asked to; is_narrow: whether it is; has_scales: with a scale and a zero point a row, and whole
-    biases (int8). threads: of the CPU that attends, whose kernel keeps a tile of scores a thread; 0 elsewhere.
+    encoders and of the VAE. itemsize: bytes of a weight and of an activation. narrow: how many of the parameters, all in
+    blocks, `economy` keeps in a byte each where it is asked to; narrow_ends: how many more of them outside, in fp8; is_narrow:
+    whether it is; has_scales: with a scale and a zero point a row, and whole biases (int8). threads: of the CPU that attends,
+    whose kernel keeps a tile of scores a thread; 0 elsewhere. table: numbers in a token's table of rotation, where heads turn at
+    speeds of their own; 0 where all turn like one. own_table: numbers in those that such a network makes for itself. held: how
+    many arrays of the stream its blocks keep beside those that Wan's keep. rows: of all matrices in `narrow`.
     """
 
     spec: Spec
@@ -46,9 +49,14 @@ class Shape:
     itemsize: int = 2
     refiner_layers: int = 0
     narrow: int = 0
+    narrow_ends: int = 0
     is_narrow: bool = False
     has_scales: bool = False
     threads: int = 0
+    table: int = 0
+    own_table: int = 0
+    held: int = 0
+    rows: int = 0
 
     @property
     def width(self) -> int:
@@ -63,10 +71,9 @@ class Shape:
     @property
     def network_bytes(self) -> int:
         """The transformer, as its weights are kept."""
-        narrowed = self.narrow * (self.itemsize - 1) if self.is_narrow else 0
-        rows = self.layers * ((9 if self.cross else 10) * self.width + (1 if self.cross else 2) * self.mlp)
-        scales = rows * 2 * self.itemsize if self.has_scales else 0
-        return self.parameters * self.itemsize - narrowed + scales
+        narrowed = (self.narrow + (0 if self.has_scales else self.narrow_ends)) * (self.itemsize - 1)
+        scales = self.rows * 2 * self.itemsize if self.has_scales else 0
+        return self.parameters * self.itemsize - (narrowed if self.is_narrow else 0) + scales
 
     @property
     def offloaded_bytes(self) -> int:
@@ -154,7 +161,9 @@ class Shape:
         widened = width * self.mlp * size if self.is_narrow else 0  # the one layer that runs
         blocks = scene.blocks(visibility)
         scores = max((self._scores(_length(q), _length(k)) for q, k in blocks), default=0)
-        tables = (rows + (keys if past else 0) + 2 * video // shots) * self.head_dim * 4
+        turns = (rows + (keys if past else 0)) * (self.table or self.head_dim)
+        own = video * self.own_table if self.own_table else 2 * video // shots * self.head_dim
+        tables = 4 * (turns + own)
         kept = tables + 12 * shots * width * 4
         ragged = (
             2 * V if len({g.grid for g in scene.groups}) > 1 else 0
@@ -167,9 +176,9 @@ class Shape:
                 6 * V + joined + turned + ragged,
                 (7 if past else 8) * V + joined + scores + ragged,
                 9 * V if len(blocks) > 1 and not past else 0,
-                5 * V + 4 * W,  # the words' keys are normalised
-                6 * V + 2 * W + self._scores(video // shots, self.text_rows),
-                4 * V + hidden + widened,
+                (5 + self.held) * V + 4 * W,  # the words' keys are normalised
+                (6 + self.held) * V + 2 * W + self._scores(video // shots, self.text_rows),
+                (4 + self.held) * V + hidden + widened,
             )
         else:
             kept += (4 * self.spec.channels + 2) * video * size + 5 * X + text * self.text_dim * size
@@ -250,8 +259,9 @@ def wan_shape(
         text_rows=text_rows,
         parameters=layers * block + ends + embed + 2 * width,
         others=others,
-        narrow=layers * (8 * (width + 1) * width + 2 * width * mlp + mlp + width)
-        + (width + 1) * int(c["out_channels"]) * patch,
+        narrow=layers * (8 * (width + 1) * width + 2 * width * mlp + mlp + width),
+        narrow_ends=(width + 1) * int(c["out_channels"]) * patch,
+        rows=layers * (9 * width + mlp),
     )
 
 
@@ -285,6 +295,7 @@ def hunyuan15_shape(
         parameters=parameters or 2 * layers * stream + ends + refined,
         others=others,
         narrow=2 * layers * (4 * (width + 1) * width + 2 * width * mlp + mlp + width),
+        rows=layers * (10 * width + 2 * mlp),
         refiner_layers=refiner,
     )
 
@@ -347,6 +358,9 @@ def ltx2_shape(spec: Spec, c: dict, others: tuple[int, int] = (TEXT_LTX, VAE_LTX
         if any(modulated) and c.get("use_prompt_adaln_single", True):
             ends += embedded(width, 2)
     words = size("caption_channels", 3840) if c.get("use_prompt_embeddings", True) else video_words
+    turned = (
+        2 if c.get("rope_type", "interleaved") == "interleaved" else 1
+    )  # that kind holds every number twice
     return Shape(
         spec=spec,
         cross=True,
@@ -359,6 +373,12 @@ def ltx2_shape(spec: Spec, c: dict, others: tuple[int, int] = (TEXT_LTX, VAE_LTX
         parameters=layers * (block + tables) + ends,
         others=others,
         narrow=layers * block,
+        narrow_ends=ends,
+        table=video,
+        own_table=turned * (video + sound_words)
+        + 6,  # of self-attention, of the joins with sound, and coordinates
+        held=1,
+        rows=layers * (13 * video + 17 * sound),
     )
 
 

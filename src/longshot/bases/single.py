@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from longshot.bases.ltx2_names import ltx2_name
 from longshot.bases.wan_names import wan_name
 from longshot.errors import UserError
 
@@ -32,7 +33,7 @@ def load_single(cls: Any, file: Path, folder: Path, dtype: torch.dtype) -> Any:
         raise UserError(f"{file}: diffusers reads no single files of {cls.__name__}; use a diffusers folder")
     with torch.device("meta"):
         wanted = set(cls.from_config(cls.load_config(folder, subfolder="transformer")).state_dict())
-    found = {_diffusers_name(name) for name in _names(file)}
+    found = {_tensor_name(cls.__name__, name) for name in _names(file)}
     for name in sorted(found ^ wanted):
         what = "is missing" if name in wanted else "belongs to another network"
         raise UserError(f"{file}: the tensor {name} {what}; {folder.name} has the config it must fit")
@@ -80,8 +81,18 @@ def _names(file: Path) -> list[str]:
         raise UserError(f"{file}: not a readable {file.suffix[1:]} file ({error})") from error
 
 
-def _diffusers_name(name: str) -> str:
-    before = next((p for p in PREFIXES if name.startswith(p)), "")
-    name = name.removeprefix(before)
+def diffusers_name(network: str, name: str) -> str:
+    """diffusers' name of a module, or of a bare tensor, that a file may name as the family's own code does.
+
+    network: the class of the transformer.
+    """
+    if network == "LTX2VideoTransformer3DModel":
+        return ltx2_name(name)
+    return wan_name(name) if network == "WanTransformer3DModel" else name
+
+
+def _tensor_name(network: str, name: str) -> str:
+    name = name.removeprefix(next((p for p in PREFIXES if name.startswith(p)), ""))
     module, _, leaf = name.rpartition(".")
-    return wan_name(name) if wan_name(name) != name else f"{wan_name(module)}.{leaf}".removeprefix(".")
+    whole = diffusers_name(network, name)
+    return whole if whole != name else f"{diffusers_name(network, module)}.{leaf}".removeprefix(".")
