@@ -27,12 +27,12 @@ from longshot.puppets.world import (
 Rgb = tuple[float, float, float]
 
 # A puppet is about 27 units tall. scale: pixels a unit; ground: screen y of the feet; zoom: of the place behind.
-SCALE = {"wide": 0.68, "medium": 0.96, "close": 1.36}
+SCALE = {"wide": 0.8, "medium": 0.96, "close": 1.36}
 GROUND = {"wide": 28.5, "medium": 30.0, "close": 37.8}
 ZOOM = {"wide": 1.0, "medium": 1.2, "close": 1.5}
-JUMP = {"wide": 6.0, "medium": 4.5, "close": 4.0}  # pixels
+BOB = 1.5  # pixels; a step lifts a walker by less
 INK: Rgb = (44, 32, 48)
-INK_WIDTH = {"wide": 0.62, "medium": 0.8, "close": 1.0}  # of outlines, pixels
+INK_WIDTH = {"wide": 0.7, "medium": 0.8, "close": 1.0}  # of outlines, pixels
 PAD = 24  # people are drawn on a wider strip, then the frame is cut out of it
 _REACH = 10.6  # units from a puppet's middle to the edge of its window
 
@@ -329,13 +329,7 @@ class _Pose:
             acting.facing_before + (acting.facing - acting.facing_before) * _ease((f + 1) / 3)
         ).astype(np.float32)
         self.stretch, self.lift, self.step, self.stride, self.lean = zero + 1, zero, zero, zero, zero
-        if action == "jump":
-            self.lift = JUMP[shot.camera] * np.maximum(0, 0.5 - 0.62 * np.cos(phase)) / 1.12
-            self.stretch = 1 + 0.10 * np.sin(phase - np.pi / 2) * (0.5 - 0.5 * np.cos(phase))
-            self.stretch -= (
-                0.11 * np.maximum(0, np.cos(phase)) * np.minimum(1, np.minimum(f, shot.frames - f))
-            )
-        elif walk_direction(action):
+        if walk_direction(action):
             self.lift = 1.1 * np.abs(np.sin(2 * np.pi * f / 8)) * SCALE[shot.camera] ** 0.5
             self.step = np.sin(2 * np.pi * f / 8)
             self.stride = np.sin(2 * np.pi * f / 8 - np.pi / 2) * np.minimum(
@@ -348,9 +342,6 @@ class _Pose:
         if action == "wave":
             up = _ease((f + 0.5) / 2.5) * _ease((shot.frames - f) / 2.5) * (f > 0)
             self.arm[acting.facing] = up * (1.7 + 0.36 * np.sin(2 * np.pi * f / 4))
-        elif action == "jump":
-            for side in (-1, 1):
-                self.arm[side] = 1.4 * self.lift / JUMP[shot.camera]
         elif walk_direction(action):
             for side in (-1, 1):
                 self.arm[side] = 0.22 + 0.22 * side * self.step - 0.22
@@ -375,7 +366,7 @@ class _Layer:
 
     def band(self, low: float, high: float) -> _Layer:
         """The rows that can hold v = low..high units in any frame; `top` is the ground's distance below row 0."""
-        first = max(0, int(self.top - high * self.scale * 1.1 - max(JUMP.values()) - 2))
+        first = max(0, int(self.top - high * self.scale * 1.1 - BOB - 2))
         last = max(first + 1, int(np.ceil(self.top - low * self.scale * 0.85 + 2)))
         rows = slice(first, last)
         return _Layer(
@@ -467,7 +458,7 @@ def _shade(color: Rgb, by: float) -> Rgb:
 
 
 def _window_rows(camera: str) -> tuple[int, int]:
-    top = GROUND[camera] - (29.5 * SCALE[camera] + JUMP[camera])
+    top = GROUND[camera] - (29.5 * SCALE[camera] + BOB)
     return max(0, int(top)), min(HEIGHT, int(np.ceil(GROUND[camera] + 2.5)))
 
 

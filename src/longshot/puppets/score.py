@@ -193,7 +193,7 @@ def _find_place(frames: Float32[np.ndarray, "frames 3 32 48"]) -> _Place:
 
 # --- people -----------------------------------------------------------------------------------------------------
 
-_MAX_LIFT = 8
+_MAX_LIFT = 4
 _BODY_TOP, _HAT_LOW = 17.4, 17.0  # units: where the body's evidence ends and the hat's begins
 _REACH = 10.8
 
@@ -460,7 +460,7 @@ def read_shot(frames: UInt8[np.ndarray, "frames 32 48 3"]) -> Reading:
 
 def _read_person(pixels, place: _Place, camera: str, first: _View, x: int, moving: bool) -> PersonReading:
     person = _Person(camera)
-    x, lift, facing = person.look(first, x, range(-1, 6))
+    x, lift, facing = person.look(first, x, range(-1, 3))
     num_frames = len(pixels)
     if num_frames == 1:
         return PersonReading(**person.read(), action=None, x=float(x))
@@ -471,21 +471,19 @@ def _read_person(pixels, place: _Place, camera: str, first: _View, x: int, movin
     for before, k in zip([0, *at], at, strict=False):
         view = _View(pixels[k], place.view(k), camera) if k else first
         here, lift = _follow(view, puppet, facing, here, 2 * (k - before) + 1)
-        track.append((k, here + place.pan * k, lift))
+        track.append((k, here + place.pan * k))
         arms.append(_arm_raised(view, puppet.body, here, lift))
         if k in again:
             _, _, facing = person.look(view, here, (lift - 1, lift, lift + 1))
-    return PersonReading(**person.read(), action=_action(camera, track, arms) if moving else None, x=float(x))
+    return PersonReading(**person.read(), action=_action(track, arms) if moving else None, x=float(x))
 
 
-def _action(camera: str, track: list[tuple[int, int, int]], arms: list[float]) -> str:
-    """Which action a track of (frame, x in the place, lift) and arms is: walking, then jumping, then waving."""
-    frame, x, lift = np.asarray(track, np.float32).T
+def _action(track: list[tuple[int, int]], arms: list[float]) -> str:
+    """Which action a track of (frame, x in the place) and arms is: walking, then waving."""
+    frame, x = np.asarray(track, np.float32).T
     speed = float(np.polyfit(frame, x, 1)[0])
     if abs(speed) > 0.5:
         return "walk_right" if speed > 0 else "walk_left"
-    if lift.max() - np.median(np.sort(lift)[:3]) >= 0.45 * draw.JUMP[camera]:
-        return "jump"
     if (np.asarray(arms) > ARM_GAIN).mean() >= 0.25:
         return "wave"
     return "stand"

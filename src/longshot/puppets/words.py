@@ -56,7 +56,6 @@ MEANINGS: dict[str, tuple[str, ...]] = {
         "heads right",
         "marches right",
     ),
-    "jump": ("jumps", "hops", "leaps", "bounces", "springs up", "jumps for joy"),
     "wave": ("waves", "greets", "says hello", "waves a hand", "raises an arm", "waves goodbye"),
     # camera pans
     "pan_left": (

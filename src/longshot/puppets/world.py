@@ -26,7 +26,7 @@ HATS = ("top", "cone", "beanie", "brim")
 ENVIRONMENTS = ("meadow", "beach", "forest", "desert", "snow", "city", "cafe", "bedroom")
 TIMES = ("day", "dusk", "night")
 CAMERAS = ("wide", "medium", "close")
-ACTIONS = ("stand", "walk_left", "walk_right", "jump", "wave")
+ACTIONS = ("stand", "walk_left", "walk_right", "wave")
 NAMES = ("Mia", "Ben", "Ada", "Tom", "Lily", "Max", "Ella", "Sam", "Nora", "Leo", "Anna", "Jack")
 
 WALK_SPEED = 1.0  # pixels a frame, and the pan's speed too: a walk with a pan its way is a tracking shot
@@ -34,8 +34,8 @@ MAX_OFFSET = 40  # the panorama reaches this many pixels to either side of its m
 
 # Where people may start (x of the feet, pixels), where they may go, and how near two may come, for each camera.
 PLACES = {"wide": (10.0, 24.0, 38.0), "medium": (13.0, 24.0, 35.0), "close": (19.0, 24.0, 29.0)}
-BOUNDS = {"wide": (6.0, 42.0), "medium": (9.0, 39.0), "close": (15.0, 33.0)}
-APART = {"wide": 13.0, "medium": 18.0, "close": 48.0}
+BOUNDS = {"wide": (7.0, 41.0), "medium": (9.0, 39.0), "close": (15.0, 33.0)}
+APART = {"wide": 15.0, "medium": 18.0, "close": 48.0}
 
 
 @dataclass(frozen=True)
