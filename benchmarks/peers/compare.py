@@ -2,6 +2,7 @@
 
 import sys
 import types
+import zlib
 from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -68,6 +69,12 @@ def fill(network: torch.nn.Module) -> torch.nn.Module:
         fan = weight[0].numel() if weight.ndim > 1 else 10
         weight.copy_(torch.randn(weight.shape, generator=generator) * min(fan**-0.5, 0.3))
     return network.eval()
+
+
+def features(prompt: str) -> torch.Tensor:
+    """What stands for a prompt's text features: numbers that hang on every letter of it."""
+    generator = torch.Generator().manual_seed(zlib.crc32(prompt.encode()))
+    return torch.randn(len(prompt.split()) + 1, SIZES["text_dim"], generator=generator)
 
 
 def wan_network(sizes: Mapping[str, int]) -> Any:

@@ -16,13 +16,12 @@ import os
 import re
 import sys
 import types
-import zlib
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from compare import SIZES, attention, fill, packages, unused, verdict, wan_network
+from compare import SIZES, attention, features, fill, packages, unused, verdict, wan_network
 
 os.environ |= {"LLV2_TRITON_ROPE": "0", "LLV2_TRITON_ADALN": "0"}
 FRAMES, HEIGHT, WIDTH, SEEN = 2, 2, 3, 4  # of a chunk, in tokens; chunks a chunk sees, itself included
@@ -121,12 +120,6 @@ def our_chunks(state, noisy, clean, texts, level: float) -> list[torch.Tensor]:
 
 
 # -- a film -------------------------------------------------------------------------------------------------------------
-def features(prompt: str) -> torch.Tensor:
-    """What stands for a prompt's text features: numbers that hang on every letter of it."""
-    generator = torch.Generator().manual_seed(zlib.crc32(prompt.encode()))
-    return torch.randn(len(prompt.split()) + 1, SIZES["text_dim"], generator=generator)
-
-
 class Settings(dict):
     """A config whose entries are attributes too, as its own is."""
 

@@ -4,14 +4,16 @@ sigma in [0, 1] is the only noise variable: 0 is clean, 1 is pure noise. Latents
 `sigma` has one entry a group of the `Layout`, and `per_token` spreads it over the rows.
 """
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from longshot.errors import UserError
 from longshot.layout import GLOBAL, Layout
 
 LOSS_FLOOR = 0.25  # a clean prediction's velocity error is its error / sigma: below this level the loss weight stops growing
@@ -125,67 +127,53 @@ def flow_loss(
     return each.sum() / is_shot.sum(), each
 
 
-class UniPC:
-    """The multistep solver of one sample: order 2, on predictions of z_0 (Zhao et al. 2023, arXiv 2302.04867, B2).
+Solver = Literal["euler", "heun", "stochastic", "unipc", "dpm++"]
+"""How a step is taken. euler, heun: along the velocity. stochastic: to the clean latent that the network sees now, with fresh
+noise of the next level on it (multistep consistency sampling, Song et al. 2023, arXiv 2303.01469, algorithm 1; diffusers calls it
+`stochastic_sampling`), so that an early error is not carried along. unipc, dpm++: by what the network said in the steps before
+too, in diffusers' schedulers: UniPC of order 2 (Zhao et al. 2023, arXiv 2302.04867, B2) and DPM-Solver++ 2M (Lu et al. 2022,
+arXiv 2211.01095)."""
+_SCHEDULERS = {"unipc": "UniPCMultistepScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 
-    Each step first corrects z by what the network says at it, then predicts the next z. sigmas: falling levels, 0 at the end;
-    a first level of 1 counts as 1 - 1e-6, since lambda = log((1 - sigma) / sigma) has no value there.
+
+def need_solver(solver: Solver) -> None:
+    """UserError where the package that a solver comes from isn't installed."""
+    if solver in _SCHEDULERS and find_spec("diffusers") is None:
+        raise UserError(f"solver {solver}: is one of diffusers: pip install 'longshot[bases]', or use euler")
+
+
+class Descent:
+    """One sample's way down the noise levels, a step at a time.
+
+    sigmas: falling levels, 0 at the end. fresh: the noise that the stochastic solver adds in its k-th step, from 1. Of Heun's
+    method it takes the first half of a step, which is Euler's.
     """
 
-    def __init__(self, sigmas: Float[Tensor, " levels"]):
-        self.sigmas = [min(float(s), 1 - 1e-6) for s in sigmas]
-        self.clean: list[Tensor] = []
-        self.z: Tensor | None = None  # at the level before, corrected
+    def __init__(self, solver: Solver, sigmas: Float[Tensor, " levels"], fresh: Callable[[int], Tensor]):
+        self.solver, self.sigmas, self.fresh, self.taken = solver, sigmas, fresh, 0
+        self.scheduler = _scheduler(solver, sigmas.cpu()) if solver in _SCHEDULERS else None
 
-    def step(self, z: Tensor, clean: Tensor, step: int) -> Tensor:
-        """z at the next level. clean: the z_0 that the network predicts at z. step: counted from 0, one after the other."""
-        if len(self.clean) != step:
-            raise ValueError(f"step {step} after {len(self.clean)} steps")
-        if self.z is not None:
-            z = self._move(self.z, self.clean, step - 1, clean)
-        self.clean.append(clean)
-        self.z = z
-        return self._move(z, self.clean, step)
-
-    def _move(self, z: Tensor, clean: list[Tensor], step: int, new: Tensor | None = None) -> Tensor:
-        """From level `step` to the next. new: the prediction there, of the corrector."""
-        here, there = self.sigmas[step], self.sigmas[step + 1]
-        last = clean[-1]
-        if there == 0:
-            return last
-        h = self._lambda(step + 1) - self._lambda(step)
-        grown = math.expm1(-h)
-        moved = there / here * z - (1 - there) * grown * last
-        slopes, ratios = [], []
-        if step > 0:
-            ratios = [(self._lambda(step - 1) - self._lambda(step)) / h]
-            slopes = [(clean[-2] - last) / ratios[0]]
-        if new is None:
-            weights = [0.5]
-        else:
-            slopes.append(new - last)
-            weights = self._weights(ratios, h, grown)
-        for weight, slope in zip(weights, slopes, strict=False):
-            moved = moved - (1 - there) * grown * weight * slope
-        return moved
-
-    @staticmethod
-    def _weights(ratios: list[float], h: float, grown: float) -> list[float]:
-        """Of the corrector: those with which its slopes cancel the error terms up to the order (sec. 3.2)."""
-        if not ratios:
-            return [0.5]
-        first = grown / -h - 1
-        b = [first / grown, 2 * (first / -h - 0.5) / grown]
-        r = ratios[0]  # solves w_0 + w_1 = b_0, r w_0 + w_1 = b_1
-        w = (b[0] - b[1]) / (1 - r)
-        return [w, b[0] - w]
-
-    def _lambda(self, step: int) -> float:
-        sigma = self.sigmas[step]
-        return math.log((1 - sigma) / sigma)
+    def step(self, z: Tensor, v: Tensor) -> Tensor:
+        """z at the next level. v: the velocity at z."""
+        sigma, after = self.sigmas[self.taken], self.sigmas[self.taken + 1]
+        self.taken += 1
+        if self.scheduler is not None:
+            return self.scheduler.step(v, sigma, z, return_dict=False)[0]
+        if self.solver == "stochastic":
+            return add_noise(z - sigma * v, self.fresh(self.taken), after)
+        return z + (after - sigma) * v
 
 
-Solver = Literal["euler", "heun", "stochastic", "unipc"]
-"""How a step is taken. euler, heun: along the velocity. unipc: see `UniPC`. stochastic: to the clean latent that the network
-sees now, with fresh noise of the next level on it (multistep consistency sampling, Song et al. 2023, arXiv 2303.01469, algorithm
-1; diffusers calls it `stochastic_sampling`), so that an early error is not carried along."""
+def _scheduler(solver: Solver, sigmas: Float[Tensor, " levels"]) -> Any:
+    """diffusers' scheduler of a solver, at its first step of these levels."""
+    import diffusers
+
+    kind = getattr(diffusers, _SCHEDULERS[solver])
+    made = kind(prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=2)
+    if solver == "unipc":
+        made.set_timesteps(sigmas=sigmas[:-1].double().numpy())  # it counts a first level of 1 as 1 - 1e-6
+    else:
+        made.set_timesteps(len(sigmas) - 1)
+        made.sigmas = sigmas.float()  # of this one, diffusers 0.42 takes levels no other way
+    made.set_begin_index(0)  # else it would look for its place by timesteps, which it rounds
+    return made

@@ -183,7 +183,7 @@ def test_a_film_is_made_with_loras_and_says_which(tmp_path):
 
     plain, manifest = film("plain")
     assert manifest["loras"] == []
-    made, manifest = film("made", "--lora", loras[0], "--lora", loras[1], "--cache-dtype", "fp8")
+    made, manifest = film("made", "--lora", loras[0], "--lora", loras[1])
     assert manifest["loras"] == loras
     apply(base.network, [parse(text) for text in loras], "by hand")
     base.save(tmp_path / "weights.safetensors", torch.float32)

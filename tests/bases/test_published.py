@@ -17,7 +17,7 @@ from pipelines import wan
 from safetensors.torch import load_file, save_file
 from wan_state import in_wan_names
 
-from commands import done, longshot
+from commands import done, longshot, picture, refused
 from core_fixtures import many
 from longshot.bases import load_base
 from longshot.bases.base import MultiShot
@@ -64,6 +64,86 @@ def latents(film) -> dict[str, torch.Tensor]:
     return {p.stem: load_file(p)["z"] for p in sorted((film / "latents").glob("*.safetensors"))}
 
 
+# -- what they have no use for, refused while their weights aren't even here ----------------------------------------------
+UNUSED = [
+    ("longlive2", "--context-sigma 0.1", "--context-sigma: longlive2 reads its history clean"),
+    ("shotstream", "--context-sigma 0.5", "--context-sigma: shotstream reads its history clean"),
+    ("holocine", "--context-sigma 0.1", "--context-sigma: all shots are made at once"),
+    ("echoshot", "--context-sigma 0.1", "--context-sigma: all shots are made at once"),
+    ("longlive2", "--window 2", "--window: longlive2 sees a history of its own choice"),
+    ("shotstream", "--history relevant", "--history: shotstream sees a history of its own choice"),
+    ("echoshot", "--history relevant", "--history: in joint mode all shots see each other; leave it out"),
+    ("longlive2", "--guidance 2", "was distilled to need no guidance"),
+    ("shotstream", "--solver heun", "has no solver heun: use stochastic, or euler"),
+    ("longlive2", "--reuse-steps", "reads its history clean: leave --reuse-steps out"),
+    ("shotstream", "--save-context", "keeps no context on disk"),
+    ("holocine", "--save-context", "--save-context is about the KV cache, which joint hasn't: leave it out"),
+    ("echoshot", "--cache-dtype bf16", "--cache-dtype is about the KV cache"),
+    ("holocine", "--cache-device cpu", "--cache-device is about the KV cache"),
+    ("longlive2", "--transformer {file}", "longlive2 has a transformer of its own"),
+    ("longlive2", "--mode joint", "was trained for mode causal only"),
+    ("echoshot", "--mode causal", "was trained for mode joint only"),
+    ("longlive2", "--given 1={picture}", "shot 1: {picture}: longlive2 takes no pictures and no clips"),
+    ("holocine", "--given 2={picture}", "shot 2: {picture}: holocine takes no pictures and no clips"),
+    ("shotstream", "--given 1={picture}", "shotstream takes no pictures: give a clip of 12n+9 frames"),
+]
+
+
+@pytest.mark.parametrize(("base", "option", "words"), UNUSED)
+def test_an_option_that_would_change_nothing_is_refused_before_weights_are_read(
+    place, home, tmp_path, base, option, words
+):
+    files = {"file": place / "a.safetensors", "picture": picture(tmp_path / "a.png")}
+    save_file({"x": torch.zeros(1)}, files["file"])
+    frames = {"longlive2": 32, "shotstream": 9, "echoshot": 5, "holocine": 8}[base]
+    asked = (
+        "sample",
+        scene(tmp_path / "s.yaml", (frames, frames)),
+        "--base",
+        base,
+        "--out",
+        tmp_path / "film",
+    )
+    assert words.format(**files) in refused(*asked, *option.format(**files).split())
+    without = refused(*asked)
+    assert words.format(**files) not in without and (
+        "weights aren't here" in without or "free:" in without or "accept" in without
+    )
+
+
+COMMANDS = [
+    ("longlive2", "reshoot", "never sees a later one: change that shot's prompt or take in the scene file"),
+    ("shotstream", "reshoot", "never sees a later one: change that shot's prompt or take in the scene file"),
+    ("holocine", "reshoot", "makes all shots of a film at once, and none that is there already"),
+    ("longlive2", "compose", "takes no pictures: describe the person and the place in the scene file"),
+    ("shotstream", "compose", "takes no pictures: describe the person and the place in the scene file"),
+    ("echoshot", "compose", "give both pictures as references in the scene file"),
+    ("holocine", "compose", "describe the person and the place in the scene file"),
+    ("longlive2", "interpolate", "run `longshot sample` to make the shots in order"),
+    ("shotstream", "interpolate", "run `longshot sample` with --given 1=CLIP to make the shots in order"),
+    ("echoshot", "interpolate", "give --first and --last"),
+    ("holocine", "interpolate", "and none that is there already: run `longshot sample`"),
+    ("echoshot", "extend", "add the new shots to the scene file and run `longshot sample`"),
+    ("holocine", "extend", "add the new shots to the scene file and run `longshot sample`"),
+]
+
+
+@pytest.mark.parametrize(("base", "command", "words"), COMMANDS)
+def test_a_command_that_weights_can_not_follow_is_refused_before_they_are_read_and_says_what_to_do(
+    home, tmp_path, base, command, words
+):
+    film, image = tmp_path / "film", picture(tmp_path / "a.png")
+    told = scene(tmp_path / "s.yaml", (32, 32, 32) if base == "longlive2" else (9, 9, 9))
+    asked = {
+        "reshoot": (film, "--shot", 2),
+        "extend": (film, "--prompt", "a dog"),
+        "compose": (told, "--out", film, "--identity", image, "--environment", image),
+        "interpolate": (told, "--out", film),
+    }[command]
+    line = refused(command, *asked, "--base", base)
+    assert line.startswith(f"{command}: {base} ") and words in line
+
+
 # -- LongLive 2.0 -------------------------------------------------------------------------------------------------------
 def test_longlive_makes_a_film_by_name_goes_on_where_it_stopped_and_is_extended(place, home, tmp_path):
     told = done("convert", "longlive2", place / "wan2.2.pt", "--over", place / "wan2.2")
@@ -100,15 +180,6 @@ def test_longlive_names_what_it_can_not_make(place, home, tmp_path):
     sample = ("sample", scene(tmp_path / "a.yaml", (32, 40)), "--out", tmp_path / "film", "--size", "64x32")
     wrong = longshot(*sample, "--base", "longlive2")
     assert wrong.code == 2 and "needs 32n: use 32 or 64" in wrong.err.replace("32n+0", "32n")
-    sample = ("sample", scene(tmp_path / "a.yaml", (32, 32)), "--out", tmp_path / "film", "--size", "64x32")
-    for option, words in (
-        (("--mode", "joint"), "was trained for mode causal only"),
-        (("--guidance", 2), "was distilled to need no guidance"),
-        (("--reuse-steps",), "reads its history clean"),
-        (("--save-context",), "keeps no context on disk"),
-    ):
-        wrong = longshot(*sample, "--base", "longlive2", *option)
-        assert wrong.code == 2 and words in wrong.err, wrong
 
 
 def test_a_shot_of_a_stream_has_the_frames_that_the_whole_stream_has_there(place):
@@ -204,8 +275,12 @@ def test_echoshot_makes_a_film_together_and_no_other_way(place, home, tmp_path):
     )
     assert "mode joint" in done(*sample).out
     assert probe(tmp_path / "film" / "scene.mp4").frames == 14
-    wrong = longshot(*sample, "--mode", "causal")
-    assert wrong.code == 2 and "was trained for mode joint only" in wrong.err
+    size = ("--base", "echoshot", "--size", "32x16", "--steps", 2)
+    done("reshoot", tmp_path / "film", "--shot", 2, *size)
+    assert sorted(p.name for p in (tmp_path / "film" / "takes").rglob("*.mp4"))
+    ends = ("--first", picture(tmp_path / "a.png"), "--last", picture(tmp_path / "b.png", 30))
+    three = scene(tmp_path / "three.yaml", (5, 9, 5))
+    done("interpolate", three, *ends, *size, "--context-sigma", 0.2, "--out", tmp_path / "between")
 
 
 def test_shots_of_echoshot_read_all_prompts_and_tell_their_own_by_its_place():

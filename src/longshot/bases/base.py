@@ -37,7 +37,7 @@ class MultiShot:
     time; a shot has a multiple of them. history: what a shot sees of earlier ones: "shots", whole ones; "blocks", the last
     blocks of one stream that runs through all shots; "frames", single frames spread over them. Of the last two, history is held
     clean. stream: the VAE decodes all shots as one clip, whose very first latent is a single frame. reads: "own", each shot's
-    prompt is a text; "scene", all prompts are one text.
+    prompt is a text; "scene", all prompts are one text. takes: what a person may give in the place of a shot or beside one.
     """
 
     modes: tuple[Mode, ...]
@@ -47,6 +47,7 @@ class MultiShot:
     history: Literal["shots", "blocks", "frames"] = "shots"
     stream: bool = False
     reads: Literal["own", "scene"] = "own"
+    takes: Literal["pictures and clips", "clips", "nothing"] = "pictures and clips"
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,19 @@ class Spec:
 def holds_history_clean(spec: Spec) -> bool:
     """Whether a base reads its history clean, block by block or frame by frame, whatever noise level a plan gives it."""
     return spec.multishot is not None and spec.multishot.history != "shots"
+
+
+def refuse_given(spec: Spec, is_picture: bool, what: str) -> None:
+    """UserError for a picture or clip that a base can't take. what: begins the message."""
+    takes = spec.multishot.takes if spec.multishot else "pictures and clips"
+    if takes == "nothing":
+        raise UserError(
+            f"{what}: {spec.name} takes no pictures and no clips, since its shots are pieces of one stream of latents"
+        )
+    if takes == "clips" and is_picture:
+        raise UserError(
+            f"{what}: {spec.name} takes no pictures: give a clip of {spec.frame_step}n+{spec.first_frames} frames"
+        )
 
 
 @runtime_checkable

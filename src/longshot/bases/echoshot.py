@@ -4,8 +4,8 @@ All shots share one timeline, on which each begins 4 latent frames later than th
 prompts of all shots, joined, and is told its own apart by a rotation: the heads of a shot's queries, and those of its prompt's
 keys, turn by 4 positions a shot in cross-attention too; the zero rows after the last prompt lie 10 positions past the last shot.
 
-Source: D2I-ai/EchoShot (arXiv 2506.15838), `models/model.py`; `benchmarks/peers/echoshot.py` shows that its own network and ours
-give the same.
+Source: D2I-ai/EchoShot (arXiv 2506.15838), `models/model.py`, `generate.py`; `benchmarks/peers/echoshot.py` shows that its own
+network, and its network and sampler together, give the same as ours.
 """
 
 from dataclasses import replace
@@ -34,6 +34,7 @@ ECHOSHOT = replace(
     max_frames=77,
     max_shots=6,
     shift=5.0,
+    solver="dpm++",
     rope="timeline",
     multishot=MultiShot(("joint",), jump=JUMP),
 )
@@ -54,7 +55,7 @@ class EchoShotBase(WanBase):
                 f"{self.spec.name}: every shot reads all prompts, so there is no cache: give --mode joint"
             )
         self.reading.begin([len(rows) for rows in scene.text], SCENE_TEXT_ROWS, self.spec.name)
-        return super().run(scene)
+        return super().run(scene.at_whole_timesteps())
 
     def read(self, scene: ScenePass) -> Float[Tensor, "shots rows width"]:
         rows = torch.cat(scene.text)

@@ -39,7 +39,7 @@ HOLOCINE = replace(
     max_frames=240,
     shift=5.0,
     rope="timeline",
-    multishot=MultiShot(("joint",), stream=True, reads="scene"),
+    multishot=MultiShot(("joint",), stream=True, reads="scene", takes="nothing"),
 )
 
 

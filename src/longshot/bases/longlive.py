@@ -12,15 +12,12 @@ Source: NVlabs/LongLive (Apache-2.0), `configs/inference.yaml`, `pipeline/causal
 from collections.abc import Collection
 from dataclasses import replace
 
-import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from longshot.bases.base import MultiShot
 from longshot.bases.shots import ScenePass
 from longshot.bases.wan import WAN22_5B, WanBase
-from longshot.errors import UserError
 
 CHUNK_FRAMES = 8  # latent frames
 JUMP = 8  # latent frames of time before a cut
@@ -42,7 +39,13 @@ LONGLIVE2 = replace(
     rope="timeline",
     cut=CUT,
     multishot=MultiShot(
-        ("causal",), jump=JUMP, levels=LEVELS, block=CHUNK_FRAMES, history="blocks", stream=True
+        ("causal",),
+        jump=JUMP,
+        levels=LEVELS,
+        block=CHUNK_FRAMES,
+        history="blocks",
+        stream=True,
+        takes="nothing",
     ),
 )
 
@@ -50,14 +53,8 @@ LONGLIVE2 = replace(
 class LongLiveBase(WanBase):
     """A `Base` around LongLive 2.0's weights in diffusers' Wan pipeline. Its shots are one stream of latents."""
 
-    def encode(self, frames: UInt8[np.ndarray, "frames height width 3"]) -> Float[Tensor, "video channels"]:
-        raise UserError(
-            f"{self.spec.name}: takes no pictures and no clips, since its shots are pieces of one stream of latents"
-        )
-
     def run(self, scene: ScenePass) -> Float[Tensor, "video channels"]:
-        whole = torch.floor(scene.sigma * 1000 + 1e-3) / 1000  # its sampler rounds timesteps down
-        return super().run(replace(scene, sigma=whole))
+        return super().run(scene.at_whole_timesteps())
 
 
 def history(chunk: int, cuts: Collection[int], seen: int = SEEN_CHUNKS) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ them.
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -55,6 +55,10 @@ class ScenePass:
         """The smallest token grid that holds every shot of the batch."""
         t, h, w = (max(g.grid[axis] for g in self.groups) for axis in range(3))
         return t, h, w
+
+    def at_whole_timesteps(self) -> "ScenePass":
+        """This pass at noise levels rounded down to thousandths, as samplers with whole timesteps tell them to a network."""
+        return replace(self, sigma=torch.floor(self.sigma * 1000 + 1e-3) / 1000)
 
     def videos(self, patch: tuple[int, int, int]) -> Float[Tensor, "shots channels time height width"]:
         """The rows as latents on the batch axis, padded to the box with zeros. patch: latent pixels of a token."""

@@ -36,7 +36,7 @@ SHOTSTREAM = replace(
     shift=8.0,
     solver="stochastic",
     rope="timeline",
-    multishot=MultiShot(("causal",), levels=LEVELS, block=BLOCK_FRAMES, history="frames"),
+    multishot=MultiShot(("causal",), levels=LEVELS, block=BLOCK_FRAMES, history="frames", takes="clips"),
 )
 
 

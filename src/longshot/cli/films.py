@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import arg
 
 from longshot.cli.checks import check, numbered_files, refuse_errors
+from longshot.cli.fits import refuse_command, refuse_options
 from longshot.cli.making import make, say
 from longshot.cli.options import DEFAULTS, Mode, Options, ScenePath, Texts
 from longshot.errors import UserError
@@ -50,15 +51,12 @@ def sample(
     story_file = load_scene(scene)
     files = numbered_files(given)
     chosen = mode_for(mode, story_file, options, history)
-    for name, asked in (("--reuse-steps", reuse_steps), ("--save-context", save_context)):
-        if asked and chosen != "causal":
-            raise UserError(f"{name} is about the KV cache, which {chosen} hasn't; give --mode causal")
 
     def planned(codec: "Codec", mode: str, window: int | None) -> "tuple[Plan, Story]":
         story = tell(story_file, codec, scene.parent, files, options.seed)
         window = window or codec.spec.max_shots
         if mode == "joint":
-            return together(story.global_prompt, story.shots, options.context_sigma, window), story
+            return together(story.global_prompt, story.shots, options.held_at, window), story
         plan = autoregressive(
             story.global_prompt,
             story.shots,
@@ -66,11 +64,20 @@ def sample(
             memory="cache" if mode == "causal" else "recompute",
             window=window,
             history=_history(history, story),
-            context_sigma=options.context_sigma,
+            context_sigma=options.held_at,
         )
         return plan, story
 
     outline = options.outline()
+    refuse_options(
+        outline.codec.spec,
+        options,
+        chosen,
+        is_cached=chosen == "causal",
+        history=history,
+        save_context=save_context,
+        reuse_steps=reuse_steps,
+    )
     refuse_errors(scene, outline.codec)
     options.check_room(
         outline,
@@ -121,6 +128,10 @@ def interpolate(
         to_make = tuple(e for e in ends if e not in known)
         between = tuple(s.shot for s in story.shots if s.shot not in (*known, *to_make))
         window = options.window or codec.spec.max_shots
+        if to_make and codec.spec.multishot:
+            raise UserError(
+                f"interpolate: {codec.spec.name} makes all shots it makes at once: give --first and --last"
+            )
         if not between:
             raise UserError(
                 f"{scene}: every shot between the first and the last is given: nothing is left to make"
@@ -132,10 +143,12 @@ def interpolate(
             )
         seen = tuple(sorted({*known, *to_make}))
         rounds = (*([Round(to_make, known)] if to_make else []), Round(between, seen))
-        plan = Plan(story.global_prompt, story.shots, rounds, "scene", "recompute", options.context_sigma)
+        plan = Plan(story.global_prompt, story.shots, rounds, "scene", "recompute", options.held_at)
         return plan, story
 
     outline = options.outline()
+    refuse_command(outline.codec.spec, "interpolate")
+    refuse_options(outline.codec.spec, options, "interpolate", is_cached=False)
     refuse_errors(scene, outline.codec)
     options.check_room(outline, lambda mode, window: planned(outline.codec)[0], "interpolate")
     base = options.open(causal=False)
@@ -174,9 +187,11 @@ def compose(
     def planned(codec: "Codec", window: int | None) -> "tuple[Plan, Story]":
         story = tell(story_file, codec, scene.parent, seed=options.seed)
         window = window or codec.spec.max_shots
-        return composition(codec, story, people, environment, window, options.context_sigma)
+        return composition(codec, story, people, environment, window, options.held_at)
 
     outline = options.outline()
+    refuse_command(outline.codec.spec, "compose")
+    refuse_options(outline.codec.spec, options, "compose", is_cached=False)
     refuse_errors(scene, outline.codec)
     options.check_room(
         outline, lambda mode, window: planned(outline.codec, window)[0], "compose", ("compose",)
@@ -194,10 +209,6 @@ def mode_for(
     """What `auto` stands for, said aloud."""
     from longshot.bases import load_spec
 
-    if mode == "joint" and history != "recent":
-        raise UserError(
-            "--history: in joint mode all shots see each other; give --mode causal or bidirectional"
-        )
     spec = load_spec(options.base)
     modes = spec.multishot.modes if spec.multishot else None
     if modes and mode in ("auto", *modes):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from longshot.bases.base import Base, Spec
     from longshot.sample.denoise import Sampling
     from longshot.sample.forecast import Outline, PlanFor, Savings
+    from longshot.sample.plan import Plan
 
 Mode = Literal["auto", "joint", "causal", "bidirectional"]
 FormatName = Literal[
@@ -39,13 +40,12 @@ class Options:
     """solver steps a shot"""
     guidance: float | None = None
     """classifier-free guidance; 1 is none and halves the work"""
-    solver: Literal["euler", "heun", "stochastic", "unipc"] | None = None
+    solver: Literal["euler", "heun", "stochastic", "unipc", "dpm++"] | None = None
     """stochastic puts fresh noise on in every step, which forgives a small base its early errors"""
     shift: float | None = None
     """shift of the noise levels towards noise"""
-    context_sigma: float = 0.1
-    """noise level at which history is held: 0.1 keeps detail, 0.5 keeps a long roll-out from drifting; weights that
-    were trained on clean history (longlive2, shotstream) always read it so"""
+    context_sigma: float | None = None
+    """noise level at which history is held: 0.1, which keeps detail, if not given; 0.5 keeps a long roll-out from drifting"""
     window: int | None = None
     """the most shots that see each other, the one being made included"""
     device: str = "cpu"
@@ -73,6 +73,11 @@ class Options:
         for name in ("guidance", "shift", "context_sigma"):
             if (value := getattr(self, name)) is not None and not math.isfinite(value):
                 raise UserError(f"--{name.replace('_', '-')} {value}: isn't a number to work with")
+
+    @property
+    def held_at(self) -> float:
+        """The noise level at which history is held."""
+        return 0.1 if self.context_sigma is None else self.context_sigma
 
     def sampling(self, spec: "Spec", reuse_steps: bool = False) -> "Sampling":
         from longshot.sample.denoise import Sampling
@@ -127,7 +132,7 @@ class Options:
             check_file(self.transformer)
         self.check_devices()
         size = None if self.size is None else self.frame_size(load_spec(self.base))
-        return outline_of(self.base, self.device, size, self.savings())
+        return outline_of(self.base, self.device, size, self.savings(), self.transformer)
 
     def check_room(
         self,
@@ -137,12 +142,19 @@ class Options:
         others: Sequence[str] = (),
         reuse_steps: bool = False,
     ) -> None:
-        """UserError, before anything is loaded, for a plan that needs more memory than there is here. See `forecast`."""
+        """UserError, before anything is loaded, for a plan that the base can't follow, or that needs more memory than there is
+        here. See `forecast`."""
+        from longshot.cli.fits import refuse_unused_level
         from longshot.sample.forecast import check_room
+
+        def planned(mode: str, window: int | None) -> "Plan":
+            plan = plan_for(mode, window)
+            refuse_unused_level(plan, self)
+            return plan
 
         check_room(
             outline,
-            plan_for,
+            planned,
             mode,
             self.sampling(outline.codec.spec, reuse_steps),
             window=self.window,

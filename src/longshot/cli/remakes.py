@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import arg
 
 from longshot.cli.checks import check_shots, made_shot
+from longshot.cli.fits import refuse_command, refuse_options
 from longshot.cli.making import remake
 from longshot.cli.options import DEFAULTS, FilmPath, Options, Texts
 from longshot.errors import UserError
 
 if TYPE_CHECKING:
+    from longshot.bases.base import Codec
+    from longshot.sample.make import Reel
     from longshot.sample.plan import Plan
 
 
@@ -35,7 +38,10 @@ def reshoot(
     from longshot.scene import SHOT_CUT, Scene
 
     outline = options.outline()
+    refuse_command(outline.codec.spec, "reshoot")
+    refuse_options(outline.codec.spec, options, "reshoot", is_cached=False)
     reel = film_to_continue(film, outline.codec)
+    _refuse_size(reel, outline.codec, options)
     if shot not in reel.numbers:
         raise UserError(f"{film}: has no shot {shot}; it has shots 1 to {len(reel.scene.shots)}")
     place = reel.numbers.index(shot) + 1
@@ -53,7 +59,7 @@ def reshoot(
 
     def planned(mode: str, window: int | None) -> "Plan":
         seen = nearest(len(new), place, window or outline.codec.spec.max_shots)
-        return together(scene.global_prompt(), new, options.context_sigma, seen=seen)
+        return together(scene.global_prompt(), new, options.held_at, seen=seen)
 
     options.check_room(outline, planned, "reshoot", ("reshoot",))
     base = options.open(causal=False)
@@ -88,7 +94,10 @@ def extend(
     if not prompts:
         raise UserError("--prompt: say what happens in the new segment")
     outline = options.outline()
+    refuse_command(outline.codec.spec, "extend")
+    refuse_options(outline.codec.spec, options, mode, is_cached=mode == "causal")
     reel = film_to_continue(film, outline.codec)
+    _refuse_size(reel, outline.codec, options)
     first = len(reel.scene.shots) + 1
     new = [
         made_shot(f"shot {n}", {"prompt": text, "cut": cut, "frames": frames})
@@ -104,7 +113,7 @@ def extend(
             visibility="causal" if mode == "causal" else "scene",
             memory="cache" if mode == "causal" else "recompute",
             window=window or outline.codec.spec.max_shots,
-            context_sigma=options.context_sigma,
+            context_sigma=options.held_at,
         )
 
     options.check_room(outline, planned, mode, ("causal", "bidirectional"))
@@ -117,3 +126,13 @@ def extend(
     )
     remake(base, plan, reel, numbers, scene, film, options, f"extend, {mode}", findings, contexts)
     return 0
+
+
+def _refuse_size(reel: "Reel", codec: "Codec", options: Options) -> None:
+    """UserError for frames of another size than the film's, which its new shots have whatever is asked."""
+    _, height, width = reel.shots[-1].grid
+    _, h, w = codec.spec.stride
+    if options.size is not None and codec.spec.size != (width * w, height * h):
+        raise UserError(
+            f"--size {options.size}: this film's frames, and those of its new shots, are {width * w}x{height * h}"
+        )

@@ -129,6 +129,6 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
             zip(runners, layouts, rounds, v.split(sizes), strict=True)
         ):
             guided = r.guided(part, layout, todo.denoise)
-            z[k] = {s: r.advanced(s, z[k][s], guided[s], i) for s in todo.denoise}
+            z[k] = {s: r.advanced(s, z[k][s], guided[s]) for s in todo.denoise}
     for r, own in zip(runners, z, strict=True):
         r.latents |= own

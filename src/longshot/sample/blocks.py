@@ -16,10 +16,10 @@ from torch import Tensor
 
 from longshot.bases.base import Base
 from longshot.errors import UserError
-from longshot.flow import UniPC, add_noise
+from longshot.flow import Descent
 from longshot.layout import Group, Layout
 from longshot.model.context import Context
-from longshot.sample.denoise import Finished, Sampling, Step, levels_of, noise_of
+from longshot.sample.denoise import Finished, Sampling, Step, check_length, levels_of, noise_of
 from longshot.sample.plan import Plan, PlannedShot
 from longshot.scene import SHOT_CUT
 
@@ -48,12 +48,6 @@ class BlockRunner:
     ):
         name = base.spec.name
         assert base.spec.multishot
-        if sampling.branches > 1:
-            raise UserError(f"{name} was distilled to need no guidance: give --guidance 1")
-        if sampling.reuse_steps:
-            raise UserError(f"{name} reads its history clean: leave --reuse-steps out")
-        if sampling.solver == "heun":
-            raise UserError(f"{name} has no solver heun: use {base.spec.solver}, or euler")
         self.base, self.plan, self.sampling, self.device = base, plan, sampling, device
         self.cache_device = cache_device or device
         self.habits, self.block = base.spec.multishot, base.spec.multishot.block
@@ -97,25 +91,20 @@ class BlockRunner:
     ) -> Tensor:
         """A block's clean rows. film: the shot's rows so far. at: the round, and which block of how many, from 0."""
         round_, number, blocks = at
-        steps, solver = self.sampling.steps, UniPC(self.sigmas)
+        steps = self.sampling.steps
+        descent = Descent(self.sampling.solver, self.sigmas, lambda step: self.noise(shot, step)[block.rows])
         z = self.noise(shot, 0)[block.rows]
         for i in range(steps):
-            sigma, after = self.sigmas[i], self.sigmas[i + 1]
+            sigma = self.sigmas[i]
             v = self.base.velocity(
                 z, block.text, sigma[None], self.layout(context, block), "causal", [context]
             )
-            clean = z - sigma * v
             if on_step:
                 shown = film.clone()
-                shown[block.rows] = clean
+                shown[block.rows] = z - sigma * v
                 done = (round_, len(self.plan.rounds), number * steps + i + 1, blocks * steps)
                 on_step(Step((shot.shot,), *done, float(sigma), {shot.shot: shown}))
-            if self.sampling.solver == "unipc":
-                z = solver.step(z, clean, i)
-            elif self.sampling.solver == "stochastic":
-                z = add_noise(clean, self.noise(shot, i + 1)[block.rows], after)
-            else:
-                z = z + (after - sigma) * v
+            z = descent.step(z, v)
         return z
 
     def noise(self, shot: PlannedShot, step: int) -> Tensor:
@@ -133,17 +122,13 @@ class BlockRunner:
 
     def texts(self, shot: PlannedShot) -> tuple[Tensor, Tensor]:
         """What a shot's first block reads, and what its others read, which begin with no cut."""
-        spec, limit = self.base.spec, self.base.spec.max_text_tokens
+        spec = self.base.spec
         uncut = shot.prompt.removeprefix(SHOT_CUT).lstrip()
         words = [
             spec.wording(self.plan.global_prompt, p) for p in (shot.prompt if shot.shot > 1 else uncut, uncut)
         ]
         for text in words:
-            if (count := len(self.base.tokenise(text))) > limit:
-                raise UserError(
-                    f"{shot.label}: its prompt and the global prompt have {count} tokens together; {spec.name} reads "
-                    f"{limit}: shorten either"
-                )
+            check_length(self.base, shot, text)
         first, rest = self.base.encode_text(words)
         return first, rest
 

@@ -5,7 +5,7 @@ is one `Context` a branch.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from longshot.bases.base import Base, Mode, Spec, holds_history_clean
 from longshot.errors import UserError
-from longshot.flow import Solver, UniPC, add_noise, shift_sigma, sigma_table
+from longshot.flow import Descent, Solver, add_noise, need_solver, shift_sigma, sigma_table
 from longshot.layout import GLOBAL, Group, Layout, global_group, timeline
 from longshot.model.context import CacheDtype, Context
 from longshot.sample.plan import Plan, PlannedShot, Round
@@ -44,6 +44,7 @@ class Sampling:
             raise UserError(f"no cache dtype {self.cache_dtype!r}: use {', '.join(get_args(CacheDtype))}")
         if self.solver not in get_args(Solver):
             raise UserError(f"no solver {self.solver!r}: use {', '.join(get_args(Solver))}")
+        need_solver(self.solver)
         if self.steps < 1:
             raise UserError(f"{self.steps} steps make no picture; use 1 or more")
         if self.guidance < 0 or self.shift <= 0:
@@ -104,7 +105,8 @@ class Branch:
         top = [plan.global_prompt] if plan.global_prompt and spec.prompts == "group" else []
         prompts = [spec.wording(plan.global_prompt, s.prompt) for s in plan.shots]
         if spec.prompts == "joined" and not (spec.multishot and spec.multishot.reads == "scene"):
-            _check_lengths(base, plan, prompts)
+            for shot, prompt in zip(plan.shots, prompts, strict=True):
+                check_length(base, shot, prompt)
         if spec.multishot and spec.multishot.reads == "scene":
             scene = getattr(base, "encode_scene")(plan.global_prompt, [s.prompt for s in plan.shots])  # noqa: B009
             return cls(None, dict(zip((s.shot for s in plan.shots), scene, strict=True)))
@@ -121,14 +123,13 @@ class Branch:
         return Group(shot.shot, len(self.texts[shot.shot]), shot.grid)
 
 
-def _check_lengths(base: Base, plan: Plan, prompts: Sequence[str]) -> None:
-    """UserError for the first shot whose prompt only together with the global one is more than the base reads."""
-    for shot, prompt in zip(plan.shots, prompts, strict=True):
-        if (tokens := len(base.tokenise(prompt))) > base.spec.max_text_tokens:
-            raise UserError(
-                f"{shot.label}: its prompt and the global prompt have {tokens} tokens together; {base.spec.name} reads "
-                f"{base.spec.max_text_tokens}: shorten either"
-            )
+def check_length(base: Base, shot: PlannedShot, prompt: str) -> None:
+    """UserError where a shot's prompt, only together with the global one, is more than the base reads."""
+    if (tokens := len(base.tokenise(prompt))) > base.spec.max_text_tokens:
+        raise UserError(
+            f"{shot.label}: its prompt and the global prompt have {tokens} tokens together; {base.spec.name} reads "
+            f"{base.spec.max_text_tokens}: shorten either"
+        )
 
 
 def levels_of(spec: Spec, sampling: Sampling) -> Float[Tensor, " levels"]:
@@ -158,7 +159,7 @@ class Runner:
         self.noise = {s.shot: noise_of(s, base.spec.channels).to(device) for s in plan.shots}
         self.latents = {s.shot: s.given.to(device) for s in plan.shots if s.given is not None}
         self.sigmas = levels_of(base.spec, sampling).to(device)
-        self.unipc: dict[int, UniPC] = {}  # a shot
+        self.descents: dict[int, Descent] = {}  # a shot
 
     @cached_property
     def memory_step(self) -> int:
@@ -214,16 +215,15 @@ class Runner:
         worded, wordless = by_branch
         return {s: torch.lerp(wordless[s], worded[s], self.sampling.guidance) for s in shots}
 
-    def advanced(self, shot: int, z: Tensor, v: Tensor, step: int) -> Tensor:
-        """A shot's z at the noise level after step `step` (from 0), as one evaluation moves it."""
-        sigma, after = self.sigmas[step], self.sigmas[step + 1]
-        if self.sampling.solver == "stochastic":
-            fresh = noise_of(self.plan[shot], self.base.spec.channels, step + 1).to(self.device)
-            return add_noise(z - sigma * v, fresh, after)
-        if self.sampling.solver == "unipc":
-            solver = self.unipc.setdefault(shot, UniPC(self.sigmas))
-            return solver.step(z, z - sigma * v, step)
-        return z + (after - sigma) * v
+    def advanced(self, shot: int, z: Tensor, v: Tensor) -> Tensor:
+        """A shot's z at the next noise level, as one evaluation moves it."""
+        if shot not in self.descents:
+
+            def fresh(step: int) -> Tensor:
+                return noise_of(self.plan[shot], self.base.spec.channels, step).to(self.device)
+
+            self.descents[shot] = Descent(self.sampling.solver, self.sigmas, fresh)
+        return self.descents[shot].step(z, v)
 
     # -- one round ------------------------------------------------------------------------------------------------------
     def round(self, number: int, contexts: Contexts, on_step: Callable[[Step], None] | None) -> Finished:
@@ -262,7 +262,7 @@ class Runner:
                 clean = {s: z[s] - sigma * v[s] for s in todo.denoise}
                 at = (number + 1, len(self.plan.rounds), i + 1, self.sampling.steps)
                 on_step(Step(todo.denoise, *at, sigma, clean))
-            moved = {s: self.advanced(s, z[s], v[s], i) for s in todo.denoise}
+            moved = {s: self.advanced(s, z[s], v[s]) for s in todo.denoise}
             if self.sampling.solver == "heun" and after > 0:
                 w = velocity(moved, after)
                 moved = {s: z[s] + (after - sigma) * (v[s] + w[s]) / 2 for s in todo.denoise}
@@ -319,8 +319,8 @@ class Runner:
         return contexts
 
 
-def check_mode(spec: Spec, plan: Plan) -> None:
-    """UserError for a plan that these weights weren't trained for."""
+def check_plan(spec: Spec, plan: Plan, sampling: Sampling) -> None:
+    """UserError for a plan, or a way to sample it, that these weights weren't trained for. It needs no weights."""
     if not spec.multishot:
         return
     mode: Mode = (
@@ -331,6 +331,14 @@ def check_mode(spec: Spec, plan: Plan) -> None:
             f"{spec.name}: was trained for mode {' and '.join(spec.multishot.modes)} only, not for {mode}: give --mode "
             f"{spec.multishot.modes[0]}"
         )
+    if not holds_history_clean(spec):
+        return
+    if sampling.branches > 1:
+        raise UserError(f"{spec.name} was distilled to need no guidance: give --guidance 1")
+    if sampling.reuse_steps:
+        raise UserError(f"{spec.name} reads its history clean: leave --reuse-steps out")
+    if sampling.solver == "heun":
+        raise UserError(f"{spec.name} has no solver heun: use {spec.solver}, or euler")
 
 
 @torch.no_grad()
@@ -353,7 +361,7 @@ def denoise(
     number of contexts isn't the sampling's number of branches.
     """
     done = done or {}
-    check_mode(base.spec, plan)
+    check_plan(base.spec, plan, sampling)
     if holds_history_clean(base.spec):
         from longshot.sample.blocks import BlockRunner
 

@@ -11,9 +11,9 @@ import torch
 
 from longshot.bases import is_native
 from longshot.bases.base import Spec
-from longshot.bases.economy import Economy
+from longshot.bases.economy import Economy, refuse_narrower
 from longshot.bases.native import PRESETS, NativeBase, NativeConfig, config_of
-from longshot.bases.shape import Blueprint, Shape, load_shape
+from longshot.bases.shape import Blueprint, Shape, load_shape, with_file
 from longshot.errors import UserError
 from longshot.layout import GLOBAL, Group, Layout, Visibility, global_group
 from longshot.model.context import DTYPES, CacheDtype
@@ -28,7 +28,7 @@ from longshot.model.cost import (
     measure_machine,
     text_work,
 )
-from longshot.sample.denoise import Sampling
+from longshot.sample.denoise import Sampling, check_plan
 from longshot.sample.plan import Plan, PlannedShot, Round, autoregressive, together
 from longshot.sample.story import tell
 from longshot.scene import Scene
@@ -276,16 +276,18 @@ def forecast_scene(
     window: int | None = None,
     device: str = "cpu",
     savings: Savings = Savings(),
+    transformer: Path | None = None,
 ) -> Forecast:
     """What a scene costs on a base: a preset's name, a weights file, or a pretrained base, of which only the config is read.
 
     mode: one of `MODES`, or auto for all. folder: where the scene's references lie. machine: what predicts time; None
     measures this one. size, window: instead of the base's own. device: where a pretrained base runs, in fp32 on a CPU and in
-    bf16 elsewhere. savings: what is done to need less memory. Raises UserError for an unknown base or mode.
+    bf16 elsewhere. savings: what is done to need less memory. transformer: a file in the place of a pretrained base's own.
+    Raises UserError for an unknown base or mode.
     """
     if mode not in (*MODES, "auto"):
         raise UserError(f"no mode {mode!r}: use auto, {', '.join(MODES)}")
-    outline = outline_of(base, device, size, savings)
+    outline = outline_of(base, device, size, savings, transformer)
     costs, count, spec = outline.costs, outline.count, outline.codec.spec
     story = tell(scene, outline.codec, folder)
     sampling = Sampling(
@@ -308,6 +310,7 @@ def forecast_scene(
                     memory="cache" if causal else "recompute",
                     window=window,
                 )
+            check_plan(spec, plan, sampling)
         except UserError as error:
             modes.append(ModeForecast(name, problem=str(error)))
         else:
@@ -353,12 +356,21 @@ class Outline:
 
 
 def outline_of(
-    base: str, device: str = "cpu", size: tuple[int, int] | None = None, savings: Savings = Savings()
+    base: str,
+    device: str = "cpu",
+    size: tuple[int, int] | None = None,
+    savings: Savings = Savings(),
+    transformer: Path | None = None,
 ) -> Outline:
     """What the config of a base tells: a preset's name, a weights file, or a pretrained base. No weights are read.
 
     device: where a pretrained base runs, in fp32 on a CPU and in bf16 elsewhere. size: of frames, instead of the base's own.
+    transformer: a file in the place of a pretrained base's own, of which the header is read. Raises UserError.
     """
+    if transformer is not None and (base in PRESETS or is_native(base)):
+        raise UserError(
+            f"{transformer}: stands for the transformer of a pretrained base; name that with --base"
+        )
     if base in PRESETS or is_native(base):
         config = config_of(base)
         codec = NativeBase(config, blueprint(config.network))
@@ -372,6 +384,10 @@ def outline_of(
             has_scales=savings.economy.weights == "int8",
             threads=torch.get_num_threads() if device.startswith("cpu") else 0,
         )
+        if transformer is not None:
+            shape = with_file(shape, transformer)
+            if shape.stored:
+                refuse_narrower(savings.economy)
         offload = "none" if device.startswith("cpu") else savings.economy.offload
         weights = {
             "none": shape.weight_bytes,
@@ -430,12 +446,14 @@ def check_room(
     cache_elsewhere: bool = False,
     free: int | None = None,
 ) -> None:
-    """UserError, before anything is loaded, where a plan needs more memory than there is; it says what would fit.
+    """UserError, before anything is loaded, where a base wasn't trained for a plan, or the plan needs more memory than there is;
+    then it says what would fit.
 
     others: the modes that may be advised instead, with windows from the largest down. free: bytes; None asks the system.
     """
     free = free_bytes(device) if free is None else free
     plan = plan_for(mode, window)
+    check_plan(outline.codec.spec, plan, sampling)
     need = outline.needs(plan, sampling, cache_elsewhere)
     if free is None or need <= free:
         return

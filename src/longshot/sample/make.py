@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from longshot.bases.base import Base, Codec, holds_history_clean
+from longshot.bases.base import Base, Codec, Spec, holds_history_clean
 from longshot.errors import UserError
 from longshot.lint import scene_frames
 from longshot.sample.denoise import Contexts, Sampling, Step, denoise
@@ -44,6 +44,14 @@ def names_for(numbers: Sequence[int | None]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def refuse_saving(spec: Spec) -> None:
+    """UserError for a base whose context can't be saved."""
+    if holds_history_clean(spec):
+        raise UserError(
+            f"{spec.name} keeps no context on disk, since it reads a film's latents again to go on: leave --save-context out"
+        )
+
+
 def make_film(
     base: Base,
     order: Order,
@@ -62,10 +70,8 @@ def make_film(
     folder can't be written; what was finished before stays.
     """
     film, plan = FilmFolder(Path(folder)), order.plan
-    if order.save_context and holds_history_clean(base.spec):
-        raise UserError(
-            f"{base.spec.name} keeps no context on disk, since it reads a film's latents again to go on: leave --save-context out"
-        )
+    if order.save_context:
+        refuse_saving(base.spec)
     name_of = {s.shot: name for s, name in zip(plan.shots, order.names, strict=True)}
     keys = shot_keys(plan, order.sampling, fingerprint)
     keys |= {s.shot: key for s in plan.shots if (key := film.key_of_same(name_of[s.shot], s))}

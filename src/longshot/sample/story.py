@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from longshot.bases.base import Codec, Spec
+from longshot.bases.base import Codec, Spec, refuse_given
 from longshot.errors import UserError
 from longshot.files import inside
 from longshot.lint import scene_frames
@@ -104,6 +104,7 @@ class _Teller:
 
     def _image(self, number: int, reference: Reference, prompt: str) -> None:
         """An image beside a shot, as a one-frame shot of its own."""
+        refuse_given(self.base.spec, True, f"shot {number}: {reference.path}")
         picture = still(inside(self.folder, reference.path), self.base.spec)
         words = {
             "identity": identity_prompt(reference.character or 1),
@@ -126,6 +127,7 @@ class _Teller:
     def _clip(self, number: int, path: Path, reference: Reference | None) -> Frames:
         """A picture, or as many frames of a clip as the base can hold, at its own rate and size; says so when it is cut."""
         spec = self.base.spec
+        refuse_given(spec, is_still(path), f"shot {number}: {path}")
         if is_still(path):
             return read_image(path, spec.size)[None]
         start = (reference.start if reference else None) or 0.0
