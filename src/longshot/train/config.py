@@ -45,14 +45,15 @@ class StageConfig:
 
 FILM = StreamConfig(
     scenes=10,
-    single=0.35,
+    single=0.25,
     shots=(2, 5),
-    frames=(4, 8, 8, 12),
+    frames=(4, 8, 12),
     pan=0.2,
-    pair=0.35,
+    pair=0.4,
+    takes=0.2,
     drop_global=0.35,
     portraits=0.2,
-    misled=0.5,
+    misled=0.4,
 )
 """What the shipped weights saw in the end: scenes whose cameras, actions and pans are drawn as everywhere."""
 NEAR = ("wide", "medium", "medium", "close")
@@ -68,16 +69,16 @@ def single_shot(steps: int = 3000) -> StageConfig:
 
 def lct(steps: int = 9000) -> StageConfig:
     """Stage 2: Long Context Tuning, bidirectional, with single shots mixed in (LCT sec. 3.2)."""
-    sigma = SigmaDraw(mean=1.6, std=1.45, shared=0.35, history=0.4)
+    sigma = SigmaDraw(mean=1.3, std=1.65, shared=0.35, history=0.4)
     return StageConfig(
-        "lct", steps, FILM, sigma=sigma, lr=6e-4, decay=0.95, ema=0.996, attributes=0.05, grain=0.3, seed=2
+        "lct", steps, FILM, sigma=sigma, lr=6e-4, decay=0.95, ema=0.998, attributes=0.05, grain=0.25, seed=2
     )
 
 
 def causal(steps: int = 1200) -> StageConfig:
     """Stage 3: the context-causal fine-tune (LCT sec. 3.3)."""
     stream = replace(FILM, single=0.2)
-    sigma = SigmaDraw(mean=1.6, std=1.45, causal_history=True, shared=0.15, history=0.6)
+    sigma = SigmaDraw(mean=1.3, std=1.65, causal_history=True, shared=0.15, history=0.6)
     return StageConfig(
         "causal",
         steps,
@@ -89,7 +90,7 @@ def causal(steps: int = 1200) -> StageConfig:
         decay=0.9,
         ema=0.99,
         attributes=0.05,
-        grain=0.3,
+        grain=0.25,
         seed=3,
     )
 
