@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import HunyuanVideo15Transformer3DModel, LTX2VideoTransformer3DModel, WanTransformer3DModel
+from memory import peak_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from longshot.bases.economy import Economy, economise, weight_bytes
@@ -148,18 +148,6 @@ def test_peak_memory_of_a_pass_is_predicted_within_a_tenth(made, shots, past, gr
     shape = replace(shape, itemsize=4, threads=torch.get_num_threads())
     args = grown(base, shots, past, grid, words)
     assert shape.activation_bytes(args[3]) == pytest.approx(peak_of(base, args), rel=0.1)
-
-
-def peak_of(base, args) -> int:
-    """Bytes that a pass has at its peak above what was there before, as torch's profiler counts them."""
-    with profile(profile_memory=True) as measured:
-        base.velocity(*args)
-    events = [e for e in measured.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
 
 
 @torch.no_grad()

@@ -1,18 +1,25 @@
 """A transformer out of one file, safetensors or GGUF, in the place of a folder's own; anything else is named."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from memory import peak_of
 from pipelines import SMALL, fill, hunyuan15, ltx2, saved, wan
 from safetensors.torch import load_file, save_file
 from wan_state import in_wan_names
 
+from commands import done, refused, write_scene
 from longshot.bases import load_base
 from longshot.bases.economy import Economy, economise
 from longshot.bases.lora import load_adapters
 from longshot.bases.single import is_quantised
+from longshot.bases.tune import adapted
 from longshot.errors import UserError
 from longshot.layout import Group, Layout
+from longshot.sample.forecast import outline_of
+from longshot.scene import Scene, Shot
 from longshot.tensors import stored
 
 
@@ -85,6 +92,38 @@ def test_a_gguf_stays_narrow_and_moves_a_velocity_by_its_precision(place):
         economise(base, Economy("fp8"), "cpu")
     with pytest.raises(UserError, match="matrices of a GGUF can't be added to"):
         load_adapters(base, ["x.safetensors"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["q8.gguf", "own.safetensors"])
+def test_a_plan_counts_the_weights_of_the_file_as_they_are_kept(place, kind):
+    folder, file = place / "base", place / kind
+    base = load_base(str(folder), transformer=file)
+    plain, outline = outline_of(str(folder)), outline_of(str(folder), transformer=file)
+    kept = sum(t.nbytes for weight in base.network.parameters() for t in stored(weight))
+    assert outline.costs.network_bytes == kept
+    assert outline.weights - plain.weights == outline.costs.network_bytes - plain.costs.network_bytes
+    saved = plain.costs.network_bytes - outline.costs.network_bytes
+    layers = [base.network.get_submodule(name).weight for name in adapted(base.network)]
+    numbers = sum(layer.shape[0] * layer.shape[1] * 32 // 34 for layer in layers)
+    assert saved == (4 * numbers - numbers * 34 // 32 if kind == "q8.gguf" else 0)
+    (text,) = base.encode_text(["a dog waves"])
+    layout = Layout.single(Group(1, len(text), (2, 16, 16)), rope=base.spec.rope)
+    args = (torch.randn(layout.num_video, base.spec.channels), text, torch.tensor([0.6]), layout, "scene")
+    expected = replace(outline.costs, threads=torch.get_num_threads()).activation_bytes(layout)
+    assert expected == pytest.approx(peak_of(base, args), rel=0.1)
+
+
+def test_a_plan_says_that_a_file_is_another_networks_before_anything_is_loaded(place, tmp_path):
+    scene = write_scene(tmp_path / "scene.yaml", Scene(shots=[Shot(prompt="a dog waves", frames=5)]))
+    asked = ["plan", scene, "--base", place / "base", "--size", "64x32", "--transformer"]
+    narrow, wide = (done(*asked, place / kind).out for kind in ("q8.gguf", "diffusers.safetensors"))
+    assert narrow != wide and "with text encoder and VAE" in narrow
+    save_file({"one": torch.ones(3)}, tmp_path / "other.safetensors")
+    assert "holds 3 numbers; the transformer of base has" in refused(*asked, tmp_path / "other.safetensors")
+    assert "narrow already" in refused(*asked, place / "q8.gguf", "--weight-dtype", "fp8")
+    tiny = ["plan", scene, "--transformer", place / "q8.gguf"]
+    assert "stands for the transformer of a pretrained base" in refused(*tiny)
 
 
 OF_LTX2 = {  # its own code's names

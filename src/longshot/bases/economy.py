@@ -63,10 +63,8 @@ def economise(base: Any, economy: Economy, device: str | torch.device) -> None:
             f"{base.spec.name}: runs whole and in its own dtype; offloading, fp8 weights and VAE tiles are for pretrained bases"
         )
     network = base.network
-    if economy.weights != "own" and is_quantised(network):
-        raise UserError(
-            f"--weight-dtype {economy.weights}: the weights of a GGUF are narrow already; leave it out"
-        )
+    if is_quantised(network):
+        refuse_narrower(economy)
     if economy.weights == "fp8":
         network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=network.dtype)
     elif economy.weights == "int8":
@@ -88,6 +86,14 @@ def economise(base: Any, economy: Economy, device: str | torch.device) -> None:
     for part in _parts(pipe):
         if part is not network:
             apply_group_offloading(part, offload_type="leaf_level", **how)
+
+
+def refuse_narrower(economy: Economy) -> None:
+    """UserError where the weights of a GGUF are asked for narrower than they are."""
+    if economy.weights != "own":
+        raise UserError(
+            f"--weight-dtype {economy.weights}: the weights of a GGUF are narrow already; leave it out"
+        )
 
 
 def _to_int8(network: nn.Module) -> None:

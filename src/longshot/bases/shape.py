@@ -6,6 +6,7 @@ formulas are held against torch's FLOP counter and its memory profiler on small 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from longshot.bases.base import Spec
 from longshot.bases.hub import Folder, limits_of
+from longshot.bases.single import check_file, contents
 from longshot.errors import UserError
 from longshot.layout import GLOBAL, Group, Layout, Span, Visibility
 from longshot.lint import Limits
@@ -33,7 +35,8 @@ class Shape:
     whether it is; has_scales: with a scale and a zero point a row, and whole biases (int8). threads: of the CPU that attends,
     whose kernel keeps a tile of scores a thread; 0 elsewhere. table: numbers in a token's table of rotation, where heads turn at
     speeds of their own; 0 where all turn like one. own_table: numbers in those that such a network makes for itself. held: how
-    many arrays of the stream its blocks keep beside those that Wan's keep. rows: of all matrices in `narrow`.
+    many arrays of the stream its blocks keep beside those that Wan's keep. rows: of all matrices in `narrow`. stored: bytes of
+    the transformer in its blocks and outside, where it comes out of a GGUF and stays as narrow as it is there.
     """
 
     spec: Spec
@@ -57,6 +60,7 @@ class Shape:
     own_table: int = 0
     held: int = 0
     rows: int = 0
+    stored: tuple[int, int] | None = None
 
     @property
     def width(self) -> int:
@@ -71,6 +75,8 @@ class Shape:
     @property
     def network_bytes(self) -> int:
         """The transformer, as its weights are kept."""
+        if self.stored:
+            return sum(self.stored)
         narrowed = (self.narrow + (0 if self.has_scales else self.narrow_ends)) * (self.itemsize - 1)
         scales = self.rows * 2 * self.itemsize if self.has_scales else 0
         return self.parameters * self.itemsize - (narrowed if self.is_narrow else 0) + scales
@@ -78,6 +84,8 @@ class Shape:
     @property
     def offloaded_bytes(self) -> int:
         """What is on the device at once where weights wait on the CPU: two blocks, and what lies outside of blocks."""
+        if self.stored:
+            return self.stored[1] + 2 * self.stored[0] // self.layers
         outside = (self.parameters - self.narrow) * self.itemsize
         return outside + 2 * self.narrow * (1 if self.is_narrow else self.itemsize) // self.layers
 
@@ -158,7 +166,8 @@ class Shape:
         joined = 2 * P + 2 * K if past else 0  # a layer's cache, and it with the new rows
         turned = 8 * keys * width  # in fp32, a half of every head at a time
         hidden = 2 * max(video, text) * self.mlp * size  # before and after the activation
-        widened = width * self.mlp * size if self.is_narrow else 0  # the one layer that runs
+        wide = size + 2 if self.stored else size  # a GGUF's weights come in half precision first
+        widened = width * self.mlp * wide if self.is_narrow or self.stored else 0  # the one layer that runs
         blocks = scene.blocks(visibility)
         scores = max((self._scores(_length(q), _length(k)) for q, k in blocks), default=0)
         turns = (rows + (keys if past else 0)) * (self.table or self.head_dim)
@@ -219,6 +228,28 @@ def shape_of(folder: Folder) -> Shape:
     text = _stored(folder, "text_encoder", "text_encoder_2", "connectors")
     vae = _stored(folder, "vae")
     return replace(shape, others=(text, vae)) if text else shape
+
+
+def with_file(shape: Shape, file: Path) -> Shape:
+    """The shape of a base whose transformer comes out of one file. Only the file's header is read.
+
+    A safetensors file's weights are loaded in the dtype that the base runs in. Raises UserError for a file that can't be that
+    transformer's, by the count of its numbers.
+    """
+    check_file(file)
+    tensors = contents(file)
+    count = sum(tensor.numbers for tensor in tensors)
+    if count != shape.parameters:
+        raise UserError(
+            f"{file}: holds {count:,} numbers; the transformer of {shape.spec.name} has {shape.parameters:,}: it is another one"
+        )
+    if all(tensor.bytes is None for tensor in tensors):
+        return shape
+    stored = [0, 0]
+    for tensor in tensors:
+        size = tensor.numbers * shape.itemsize if tensor.bytes is None else tensor.bytes
+        stored["blocks." not in tensor.name] += size
+    return replace(shape, stored=(stored[0], stored[1]))
 
 
 def _stored(folder: Folder, *parts: str) -> int:

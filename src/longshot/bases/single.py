@@ -5,7 +5,9 @@ The rest of the pipeline (configs, VAE, text encoder) comes from the base's fold
 missing. A GGUF's matrices stay as narrow as they are in the file, and are widened a layer at a time.
 """
 
+from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def load_single(cls: Any, file: Path, folder: Path, dtype: torch.dtype) -> Any:
         raise UserError(f"{file}: diffusers reads no single files of {cls.__name__}; use a diffusers folder")
     with torch.device("meta"):
         wanted = set(cls.from_config(cls.load_config(folder, subfolder="transformer")).state_dict())
-    found = {_tensor_name(cls.__name__, name) for name in _names(file)}
+    found = {_tensor_name(cls.__name__, tensor.name) for tensor in contents(file)}
     for name in sorted(found ^ wanted):
         what = "is missing" if name in wanted else "belongs to another network"
         raise UserError(f"{file}: the tensor {name} {what}; {folder.name} has the config it must fit")
@@ -68,15 +70,29 @@ def is_quantised(network: Any) -> bool:
     return getattr(network, "hf_quantizer", None) is not None
 
 
-def _names(file: Path) -> list[str]:
-    """The tensors of a file, from its header."""
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file. bytes: in memory for good, where it stays as narrow as it is; None where it is widened when loaded."""
+
+    name: str
+    numbers: int
+    bytes: int | None = None
+
+
+def contents(file: Path) -> list[Stored]:
+    """The tensors of a file, from its header. Raises UserError for one that can't be read."""
     try:
         if file.suffix == ".gguf":
-            from gguf import GGUFReader
+            from gguf import GGMLQuantizationType, GGUFReader
 
-            return [tensor.name for tensor in GGUFReader(file).tensors]
+            widened = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)  # as diffusers has it
+            return [
+                Stored(t.name, int(t.n_elements), None if t.tensor_type in widened else int(t.n_bytes))
+                for t in GGUFReader(file).tensors
+            ]
         with safe_open(file, "pt") as tensors:
-            return list(tensors.keys())
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+            return [Stored(name, prod(shape)) for name, shape in shapes.items()]
     except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{file}: not a readable {file.suffix[1:]} file ({error})") from error
 

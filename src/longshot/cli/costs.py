@@ -1,5 +1,6 @@
 """The commands that answer what there is and what it costs."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from longshot.cli.options import Mode, Options, ScenePath
@@ -17,6 +18,7 @@ def plan(
     cache_device: str | None = None,
     weight_dtype: Literal["own", "fp8", "int8"] = "own",
     offload: Literal["none", "group", "model"] = "none",
+    transformer: Path | None = None,
 ) -> int:
     """Say what a scene costs before anything is made: tokens, parameters, FLOPs, memory, cache, predicted time.
 
@@ -26,6 +28,7 @@ def plan(
         mode: as in `longshot sample`.
         size: pixels of a frame, as WIDTHxHEIGHT; the base's own size if not given.
         cache_dtype: as in `longshot sample`, like the three below.
+        transformer: one file (safetensors or GGUF) that holds the base's transformer; its header is read.
     """
     import torch
 
@@ -44,7 +47,14 @@ def plan(
         offload=offload,
     )
     forecast = forecast_scene(
-        load_scene(scene), base, mode, scene.parent, size=frame, device=here, savings=asked.savings()
+        load_scene(scene),
+        base,
+        mode,
+        scene.parent,
+        size=frame,
+        device=here,
+        savings=asked.savings(),
+        transformer=transformer,
     )
     print("\n".join(lines(forecast)))
     return 0
