@@ -44,6 +44,22 @@ def refuse_preset(name: str) -> None:
         raise UserError(f"{name}: is a preset to plan with and to train; no weights of it ship")
 
 
+def check_transformer(name: str, transformer: Path) -> None:
+    """UserError for a file that can't stand for a base's transformer: by its kind, or since the base has none to replace."""
+    from longshot.bases.native import PRESETS
+    from longshot.bases.single import check_file
+
+    check_file(transformer)
+    if name in PRESETS or is_native(name):
+        raise UserError(
+            f"{transformer}: stands for the transformer of a pretrained base; name that with --base"
+        )
+    if is_published(name):
+        raise UserError(
+            f"--transformer {transformer}: {name} has a transformer of its own, from `longshot convert`: leave it out"
+        )
+
+
 def load_base(
     name: str = "tiny",
     weights: Weights = "bidirectional",
@@ -59,13 +75,7 @@ def load_base(
     of a base.
     """
     if transformer is not None:
-        from longshot.bases.single import check_file
-
-        check_file(transformer)
-        if is_native(name):
-            raise UserError(
-                f"{transformer}: stands for the transformer of a pretrained base; name that with --base"
-            )
+        check_transformer(name, transformer)
     if is_native(name):
         from longshot.bases.native import NativeBase
 

@@ -41,21 +41,18 @@ RECORD, WEIGHTS, WEIGHTS_2 = "longshot.json", "transformer.safetensors", "transf
 class Published:
     """One set of published weights.
 
-    over: the base whose pipeline they belong into. repository, file: where they lie on the hub. key: the entry of the file that
-    holds the network; "" for the file itself. is_open: whether they come under a licence that asks for nothing on use; else
-    terms, which say what is known of it, are accepted once. place: module, Spec and class that run them. second: the file of a
-    second network, for little noise, where there is one.
+    over: the base whose pipeline they belong into. hub: repository and file there. place: module, Spec and class that run
+    them. terms: what is known of their licence; unless that is Apache-2.0, which asks for nothing on use, they are accepted
+    once. key: the entry of the file that holds the network; "" for the file itself. second: the file of a second
+    network, for little noise, where there is one.
     """
 
     name: str
     over: str
-    repository: str
-    file: str
-    key: str
-    licence: str
-    terms: str
-    is_open: bool
+    hub: tuple[str, str]
     place: tuple[str, str, str]
+    terms: str
+    key: str = ""
     second: str = ""
 
     @property
@@ -66,60 +63,52 @@ class Published:
     def kind(self) -> Any:
         return getattr(import_module(self.place[0]), self.place[2])
 
+    @property
+    def licence(self) -> str:
+        return self.spec.licence
 
-PUBLISHED = {
-    p.name: p
-    for p in (
-        Published(
-            name="longlive2",
-            over="wan2.2-ti2v-5b",
-            repository="Efficient-Large-Model/LongLive-2.0-5B",
-            file="model_bf16.pt",
-            key="generator",
-            licence="Apache-2.0",
-            terms="https://github.com/NVlabs/LongLive/blob/main/LICENSE",
-            is_open=True,
-            place=("longshot.bases.longlive", "LONGLIVE2", "LongLiveBase"),
-        ),
-        Published(
-            name="shotstream",
-            over="wan2.1-t2v-1.3b",
-            repository="KlingTeam/ShotStream",
-            file="shotstream_merged.pt",
-            key="generator",
-            licence="unclear",
-            terms="its model card says Apache-2.0; its code has no licence file, and the network's bears CC-BY-NC-SA-4.0 (no "
-            "commercial use): https://github.com/KlingAIResearch/ShotStream",
-            is_open=False,
-            place=("longshot.bases.shotstream", "SHOTSTREAM", "ShotStreamBase"),
-        ),
-        Published(
-            name="echoshot",
-            over="wan2.1-t2v-1.3b",
-            repository="JonneyWang/EchoShot",
-            file="EchoShot-1.3B-preview.pth",
-            key="",
-            licence="none given",
-            terms="its code comes without a licence, which gives no right to use it: ask its authors, "
-            "https://github.com/D2I-ai/EchoShot",
-            is_open=False,
-            place=("longshot.bases.echoshot", "ECHOSHOT", "EchoShotBase"),
-        ),
-        Published(
-            name="holocine",
-            over="wan2.1-t2v-14b",
-            repository="hlwang06/HoloCine",
-            file="full_high_noise.safetensors",
-            key="",
-            licence="CC-BY-NC-SA-4.0",
-            terms="no commercial use, credit, and the same licence for what is made of them: "
-            "https://creativecommons.org/licenses/by-nc-sa/4.0/",
-            is_open=False,
-            place=("longshot.bases.holocine", "HOLOCINE", "HoloCineBase"),
-            second="full_low_noise.safetensors",
-        ),
-    )
-}
+    @property
+    def is_open(self) -> bool:
+        return self.licence == "Apache-2.0"
+
+
+_LIST = (
+    Published(
+        name="longlive2",
+        over="wan2.2-ti2v-5b",
+        hub=("Efficient-Large-Model/LongLive-2.0-5B", "model_bf16.pt"),
+        place=("longshot.bases.longlive", "LONGLIVE2", "LongLiveBase"),
+        terms="https://github.com/NVlabs/LongLive/blob/main/LICENSE",
+        key="generator",
+    ),
+    Published(
+        name="shotstream",
+        over="wan2.1-t2v-1.3b",
+        hub=("KlingTeam/ShotStream", "shotstream_merged.pt"),
+        place=("longshot.bases.shotstream", "SHOTSTREAM", "ShotStreamBase"),
+        terms="its model card says Apache-2.0; its code has no licence file, and the network's bears CC-BY-NC-SA-4.0 (no "
+        "commercial use): https://github.com/KlingAIResearch/ShotStream",
+        key="generator",
+    ),
+    Published(
+        name="echoshot",
+        over="wan2.1-t2v-1.3b",
+        hub=("JonneyWang/EchoShot", "EchoShot-1.3B-preview.pth"),
+        place=("longshot.bases.echoshot", "ECHOSHOT", "EchoShotBase"),
+        terms="its code comes without a licence, which gives no right to use it: ask its authors, "
+        "https://github.com/D2I-ai/EchoShot",
+    ),
+    Published(
+        name="holocine",
+        over="wan2.1-t2v-14b",
+        hub=("hlwang06/HoloCine", "full_high_noise.safetensors"),
+        place=("longshot.bases.holocine", "HOLOCINE", "HoloCineBase"),
+        terms="no commercial use, credit, and the same licence for what is made of them: "
+        "https://creativecommons.org/licenses/by-nc-sa/4.0/",
+        second="full_low_noise.safetensors",
+    ),
+)
+PUBLISHED = {weights.name: weights for weights in _LIST}
 
 
 def usual_folder(name: str) -> Path:
@@ -268,7 +257,7 @@ def convert(entry: Published, file: Path, out: Path, over: str, second: Path | N
     need_acceptance(entry)
     if entry.second and second is None:
         raise UserError(
-            f"{entry.name}: has two networks: give {entry.file}, and {entry.second} with --second"
+            f"{entry.name}: has two networks: give {entry.hub[1]}, and {entry.second} with --second"
         )
     if second is not None and not entry.second:
         raise UserError(f"{entry.name}: has one network: leave --second out")
@@ -312,11 +301,11 @@ def load(name: str, dtype: torch.dtype) -> Any:
     need_acceptance(entry)
     need_diffusers(name)
     if not (place / WEIGHTS).is_file():
-        files, other = entry.file, ""
+        (repository, files), other = entry.hub, ""
         if entry.second:
-            files, other = f"{entry.file} {entry.second}", " --second THE_OTHER"
+            files, other = f"{files} {entry.second}", " --second THE_OTHER"
         raise UserError(
-            f"{name}: its weights aren't here yet: `hf download {entry.repository} {files}`, then `longshot convert "
+            f"{name}: its weights aren't here yet: `hf download {repository} {files}`, then `longshot convert "
             f"{entry.name} THAT_FILE{other}`"
         )
     folder = open_folder(place_of(over), name=over, without="transformer")

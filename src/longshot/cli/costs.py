@@ -95,8 +95,11 @@ def bases() -> int:
         spec, modes = entry.spec, " and ".join(entry.spec.multishot.modes if entry.spec.multishot else ())
         print(facts(spec, f"over {entry.over}, trained for films of several shots, mode {modes}"))
         terms = "" if entry.is_open else f" (first `longshot accept {name}`: {entry.terms})"
-        files, second = f"{entry.file} {entry.second}".rstrip(), " --second THE_OTHER" if entry.second else ""
+        files, second = (
+            f"{entry.hub[1]} {entry.second}".rstrip(),
+            " --second THE_OTHER" if entry.second else "",
+        )
         print(
-            f"    huggingface.co/{entry.repository} {files}, then `longshot convert {name} THAT_FILE{second}`{terms}"
+            f"    huggingface.co/{entry.hub[0]} {files}, then `longshot convert {name} THAT_FILE{second}`{terms}"
         )
     return 0

@@ -59,10 +59,6 @@ def refuse_options(
     from longshot.sample.make import refuse_saving
 
     name = spec.name
-    if options.transformer is not None and spec.multishot:
-        raise UserError(
-            f"--transformer {options.transformer}: {name} has a transformer of its own, from `longshot convert`: leave it out"
-        )
     of_cache = {
         "--reuse-steps": reuse_steps,
         "--save-context": save_context,

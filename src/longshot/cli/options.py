@@ -126,10 +126,6 @@ class Options:
         from longshot.sample.forecast import outline_of
 
         refuse_preset(self.base)
-        if self.transformer is not None:
-            from longshot.bases.single import check_file
-
-            check_file(self.transformer)
         self.check_devices()
         size = None if self.size is None else self.frame_size(load_spec(self.base))
         return outline_of(self.base, self.device, size, self.savings(), self.transformer)

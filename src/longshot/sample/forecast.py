@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from longshot.bases import is_native
+from longshot.bases import check_transformer, is_native
 from longshot.bases.base import Spec
 from longshot.bases.economy import Economy, refuse_narrower
 from longshot.bases.native import PRESETS, NativeBase, NativeConfig, config_of
@@ -367,10 +367,8 @@ def outline_of(
     device: where a pretrained base runs, in fp32 on a CPU and in bf16 elsewhere. size: of frames, instead of the base's own.
     transformer: a file in the place of a pretrained base's own, of which the header is read. Raises UserError.
     """
-    if transformer is not None and (base in PRESETS or is_native(base)):
-        raise UserError(
-            f"{transformer}: stands for the transformer of a pretrained base; name that with --base"
-        )
+    if transformer is not None:
+        check_transformer(base, transformer)
     if base in PRESETS or is_native(base):
         config = config_of(base)
         codec = NativeBase(config, blueprint(config.network))
