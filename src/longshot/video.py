@@ -203,31 +203,38 @@ def _scanned(video: "_Video", width: int) -> Iterator[tuple[float, "av.VideoFram
         yield float(time), frame, np.ascontiguousarray(np.rot90(painted, turned))
 
 
-def _ahead(frames: Iterator[T], count: int = 8) -> Generator[T]:
-    """Yield what an iterator yields, made in another thread at most `count` ahead, so that decoding takes a core of its own."""
-    made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(count)
+def _ahead(frames: Iterator[T], count: int = 4) -> Generator[T]:
+    """Yield what an iterator yields, made in another thread, so that decoding takes a core of its own.
+
+    Handed over in bunches of `count`, three at most ahead: threads that wait for each other at every frame take longer.
+    """
+    made: queue.Queue[tuple[list[T], BaseException | None]] = queue.Queue(2)
     ended = threading.Event()
 
     def make() -> None:
+        bunch: list[T] = []
         try:
             for item in frames:
-                made.put((item, None))
+                bunch.append(item)
+                if len(bunch) == count:
+                    made.put((bunch, None))
+                    bunch = []
                 if ended.is_set():
                     return
-            made.put((None, StopIteration()))
+            made.put((bunch, StopIteration()))
         except BaseException as error:
-            made.put((None, error))
+            made.put((bunch, error))
 
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
     try:
         while True:
-            item, error = made.get()
+            bunch, error = made.get()
+            yield from bunch
             if isinstance(error, StopIteration):
                 return
             if error is not None:
                 raise error
-            yield item  # ty: ignore
     finally:
         ended.set()
         while thread.is_alive():  # it may wait for room

@@ -49,7 +49,10 @@ def main(args: Sequence[str] | None = None) -> None:
             from longshot.data import commands as of_data
 
             name, told, commands, args = "longshot data", of_data.__doc__, of_data.COMMANDS, args[1:]
-        code = tyro.extras.subcommand_cli_from_dict(commands, args=args, prog=name, description=told)
+        if args and args[0] in commands:  # alone, since of several commands tyro reads all signatures
+            code = tyro.cli(commands[args[0]], args=args[1:], prog=f"{name} {args[0]}")
+        else:
+            code = tyro.extras.subcommand_cli_from_dict(commands, args=args, prog=name, description=told)
         sys.stdout.flush()
     except UserError as error:
         print(f"longshot: {error}", file=sys.stderr)

@@ -20,11 +20,11 @@ EngineName = Literal["local", "ray"]
 
 def run(
     config: ConfigPath,
-    only: tuple[str, ...] = (),
-    until: str | None = None,
+    only: str = "",
+    until: str = "",
     workers: int = 0,
     engine: EngineName = "local",
-    address: str | None = None,
+    address: str = "",
 ) -> int:
     """Run all stages of a config: probe, shots, scenes, filter, and captions, latents, shards where it has them.
 
@@ -32,7 +32,7 @@ def run(
     rest goes through. The folder `out` then holds the rows of every stage and report.json.
 
     Args:
-        only: these stages alone, on the rows that are there.
+        only: these stages alone, with commas between them, on the rows that are there.
         until: the last stage to run.
         workers: processes; one for every two cores if 0 (a film decodes on several cores by itself).
         engine: ray runs the same on many machines.
@@ -40,20 +40,20 @@ def run(
     """
     from longshot.data.pipeline import STAGES, read_config
 
-    for name in (*only, *([until] if until else [])):
+    # Plain text in the signature: other types have tyro load a type checker, which takes longer than all its work here.
+    named = [name.strip() for name in only.split(",") if name.strip()]
+    for name in (*named, *([until] if until else [])):
         if name not in STAGES:
             raise UserError(f"there is no stage {name!r}; stages are {', '.join(STAGES)}")
     read = read_config(config)
-    stages = list(only) or read.stages()
-    if until is not None:
+    stages = named or read.stages()
+    if until:
         stages = [name for name in stages if list(STAGES).index(name) <= list(STAGES).index(until)]
     return _run(read, stages, workers, engine, address)
 
 
 def _one(stage: str, what: str) -> Callable[..., int]:
-    def command(
-        config: ConfigPath, workers: int = 0, engine: EngineName = "local", address: str | None = None
-    ) -> int:
+    def command(config: ConfigPath, workers: int = 0, engine: EngineName = "local", address: str = "") -> int:
         from longshot.data.pipeline import read_config
 
         return _run(read_config(config), [stage], workers, engine, address)
@@ -82,7 +82,7 @@ def captions(
         section = read.settings.get("captions") or settings_class("captions")()
         settings = {**read.settings, "captions": section.model_copy(update={"file": str(import_.resolve())})}
         read = replace(read, settings=settings)
-    return _run(read, ["captions"], 1, "local", None, api_key_from)
+    return _run(read, ["captions"], 1, "local", "", api_key_from)
 
 
 def look(config: ConfigPath, per_page: int = 60) -> int:
@@ -149,7 +149,7 @@ def _run(
     stages: list[str],
     workers: int,
     engine: EngineName,
-    address: str | None,
+    address: str,
     key_variable: str = "OPENAI_API_KEY",
 ) -> int:
     from dataclasses import replace
@@ -164,11 +164,11 @@ def _run(
     if engine == "ray":
         from longshot.data.ray_engine import RayEngine
 
-        runner = RayEngine(max(1, count), address)
+        runner = RayEngine(max(1, count), address or None)
     else:
         from longshot.data.engine import LocalEngine
 
-        if address is not None:
+        if address:
             raise UserError("--address is of a Ray cluster; give --engine ray too")
         runner = LocalEngine(count)
     if key := os.environ.get(key_variable):

@@ -7,7 +7,7 @@ decided at most DELAY frames after it is seen, so memory doesn't grow with the f
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -85,6 +85,12 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a - a.mean((0, 1)), b - b.mean((0, 1))
     scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / scale if scale > 1e-6 else 0.0
+
+
+def middle(values: Sequence[float] | np.ndarray) -> float:
+    """Return the median of values, one at least; numpy's own first loads a package that nothing else here needs."""
+    ordered, half = sorted(values), len(values) // 2
+    return float(ordered[half]) if len(values) % 2 else float(ordered[half - 1] + ordered[half]) / 2
 
 
 def is_other(a: Tiny, b: Tiny) -> bool:
@@ -242,7 +248,7 @@ class Classic:
         scores = self.history.scores(frame - self.near, frame + self.near + 1)
         own = self.history.scores(frame, frame + 1)[0]
         moving = [score for score in scores if score > 1.0]
-        return own >= self.settings.lead * float(np.median(moving)) or len(moving) <= 3
+        return len(moving) <= 3 or own >= self.settings.lead * middle(moving)
 
     # -- fades
     def _fade(self, hold: "_Hold", now: int, inside: bool) -> None:

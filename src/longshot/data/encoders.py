@@ -71,11 +71,14 @@ def _soft_histogram(places: Sequence[np.ndarray]) -> np.ndarray:
     total = np.zeros(BINS**3)
     low = [np.minimum(place.astype(np.int64), BINS - 2) for place in places]
     high = [place - floor for place, floor in zip(places, low, strict=True)]
+    # By axis, the places and weights of the bin below and the one above.
+    (x, y, z), (u, v, w) = (
+        [(floor * BINS**k, (floor + 1) * BINS**k) for k, floor in enumerate(low)],
+        [(1 - share, share) for share in high],
+    )
     for corner in range(8):
-        bits = [corner >> k & 1 for k in range(3)]
-        weight = np.prod([h if bit else 1 - h for h, bit in zip(high, bits, strict=True)], axis=0)
-        index = sum((f + bit) * BINS**k for k, (f, bit) in enumerate(zip(low, bits, strict=True)))
-        total += np.bincount(index, weight, minlength=BINS**3)
+        i, j, k = corner & 1, corner >> 1 & 1, corner >> 2
+        total += np.bincount(x[i] + y[j] + z[k], u[i] * v[j] * w[k], minlength=BINS**3)
     return total / total.sum()
 
 
