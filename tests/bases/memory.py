@@ -1,15 +1,21 @@
 """How much memory a pass takes, as torch counts it."""
 
+from collections.abc import Callable
+
 from torch.profiler import profile
 
 
 def peak_of(base, args) -> int:
     """Bytes that a pass has at its peak above what was there before, as torch's profiler counts them."""
+    return peak(lambda: base.velocity(*args))
+
+
+def peak(call: Callable[[], object]) -> int:
     with profile(profile_memory=True) as measured:
-        base.velocity(*args)
+        call()
     events = [e for e in measured.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = peak = 0
+    now = most = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         now += event.nbytes()
-        peak = max(peak, now)
-    return peak
+        most = max(most, now)
+    return most

@@ -65,13 +65,15 @@ def load_base(
     weights: Weights = "bidirectional",
     dtype: "torch.dtype | None" = None,
     transformer: Path | None = None,
+    read_text: bool = True,
 ) -> "Base":
     """A base: `tiny`, which ships with longshot (with weights for full or for context-causal attention); a weights file that
     `longshot train` wrote; a name that `longshot bases` lists; a diffusers folder; or `owner/repository` on the hub, with
     `@revision` to pin one.
 
     dtype: of a pretrained base's networks, fp32 if not given. transformer: one file (safetensors or GGUF) with its transformer,
-    in the place of the folder's own. Raises UserError for an unknown name, and for a file or folder that isn't the whole weights
+    in the place of the folder's own. read_text: False loads no text encoder of a pretrained base, for training on stored
+    features. Raises UserError for an unknown name, and for a file or folder that isn't the whole weights
     of a base.
     """
     if transformer is not None:
@@ -92,7 +94,18 @@ def load_base(
         return published.load(name, dtype)
     need_diffusers(name)
     folder = replace(open_folder(place_of(name), name=name), transformer=transformer)
-    return _family(folder).load(folder, dtype)
+    return _family(folder).load(folder, dtype, read_text=read_text)
+
+
+def text_identity(name: str) -> str | None:
+    """A hash of what reads a pretrained base's prompts, see `hub.text_identity`; None for one that stored features don't serve: a
+    native base, whose text transformer learns along, and weights that others published for several shots."""
+    if is_native(name) or is_published(name):
+        return None
+    from longshot.bases import hub
+
+    refuse_preset(name)
+    return hub.text_identity(hub.open_folder(place_of(name), name=name))
 
 
 def load_spec(name: str) -> "Spec":

@@ -63,10 +63,11 @@ class HoloCineBase(WanBase):
         dtype: torch.dtype = torch.float32,
         network: Any = None,
         spec: Spec | None = None,
+        read_text: bool = True,
         second: Any = None,
     ) -> "HoloCineBase":
         """See `WanBase.load`. second: the network for noise levels below `BOUNDARY`."""
-        pipe = super().load(folder, dtype, network, spec).pipe
+        pipe = super().load(folder, dtype, network, spec, read_text).pipe
         pipe.register_modules(transformer_2=second)
         return cls(pipe, spec or HOLOCINE)
 

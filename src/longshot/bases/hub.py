@@ -149,6 +149,65 @@ def load_part(cls: Any, folder: Folder, part: str, **options: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
+_READERS = ("text_encoder", "connectors")  # what stands between a prompt and the transformer
+
+
+def load_parts(folder: Folder, dtype: torch.dtype, read_text: bool = True, **classes: Any) -> dict[str, Any]:
+    """The networks of a pipeline, and a tokenizer for each text encoder, as diffusers' pipelines take them: by part.
+
+    classes: of each network. The VAE is kept in fp32: in bf16 it loses colour. read_text: False leaves None where a prompt would
+    be read, for training on stored features. Raises UserError, see `load_part`.
+    """
+    parts: dict[str, Any] = {}
+    for part, cls in classes.items():
+        if part.startswith(_READERS) and not read_text:
+            parts[part] = None
+            continue
+        kind = "dtype" if cls.__module__.startswith("transformers.") else "torch_dtype"
+        parts[part] = load_part(cls, folder, part, **{kind: torch.float32 if part == "vae" else dtype})
+    for part in classes:
+        if part.startswith("text_encoder"):
+            name = part.replace("text_encoder", "tokenizer")
+            parts[name] = load_tokenizer(folder, name)
+    return parts
+
+
+def text_identity(folder: Folder) -> str:
+    """A hash of what reads a pipeline's prompts, without loading it: its tokenizers' files, its encoders' configs, and the name,
+    dtype, shape, and first and last rows of each of their tensors. Raises UserError where a file can't be read."""
+    from safetensors import SafetensorError, safe_open
+
+    hasher = hashlib.sha256()
+    parts = sorted(part for part in folder.config("") if part.startswith((*_READERS, "tokenizer")))
+    for place in (folder.path / part for part in parts if (folder.path / part).is_dir()):
+        for file in sorted(place.iterdir()):
+            if file.suffix in (".txt", ".model", ".jinja") or file.name == "tokenizer.json":
+                hasher.update(f"{place.name} {file.name} ".encode() + file.read_bytes())
+        if not place.name.startswith(_READERS):
+            continue
+        about = {k: v for k, v in folder.config(place.name).items() if k not in _OF_SAVING and k[0] != "_"}
+        hasher.update(json.dumps(about, sort_keys=True).encode())
+        found: dict[str, bytes] = {}
+        for file in place.glob("*.safetensors"):
+            try:
+                with safe_open(file, "pt") as tensors:
+                    found |= {name: _ends(tensors.get_slice(name)) for name in tensors.keys()}  # noqa: SIM118
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{file}: not a readable safetensors file ({error})") from error
+        hasher.update(b"".join(name.encode() + found[name] for name in sorted(found)))
+    return hasher.hexdigest()[:24]
+
+
+_OF_SAVING = ("transformers_version", "dtype", "torch_dtype", "architectures")  # not of what a network does
+
+
+def _ends(tensor: Any) -> bytes:
+    """What a tensor in a file is: dtype, shape, and its first and last rows."""
+    shape = tensor.get_shape()
+    rows = torch.cat([tensor[:1], tensor[-1:]]) if shape and shape[0] else torch.zeros(0)
+    return f"{tensor.get_dtype()}{shape}".encode() + rows.contiguous().view(torch.uint8).numpy().tobytes()
+
+
 def _check_tensors(where: str, info: Mapping[str, Any], tied: Any) -> None:
     mismatched = [m[0] if isinstance(m, tuple | list) else m for m in info.get("mismatched_keys") or ()]
     found: list[tuple[str, Callable[[str], str]]] = [

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from longshot.bases.base import Spec
-from longshot.bases.hub import Folder, load_part, load_tokenizer
+from longshot.bases.hub import Folder, load_parts
 from longshot.bases.pipeline import PipelineBase
 from longshot.bases.shots import SceneAttention, ScenePass, turn_pairs
 from longshot.errors import UserError
@@ -109,8 +109,10 @@ class Hunyuan15Base(PipelineBase):
         return spec_of(folder)
 
     @classmethod
-    def load(cls, folder: Folder, dtype: torch.dtype = torch.float32) -> "Hunyuan15Base":
-        """The base in a diffusers folder. The VAE is kept in fp32. Raises UserError, see `hub`."""
+    def load(
+        cls, folder: Folder, dtype: torch.dtype = torch.float32, read_text: bool = True
+    ) -> "Hunyuan15Base":
+        """The base in a diffusers folder, see `hub.load_parts`. Raises UserError."""
         from diffusers import (
             AutoencoderKLHunyuanVideo15,
             HunyuanVideo15Pipeline,
@@ -121,16 +123,18 @@ class Hunyuan15Base(PipelineBase):
         from transformers import Qwen2_5_VLTextModel, T5EncoderModel
 
         spec = spec_of(folder)
-        pipe = HunyuanVideo15Pipeline(
-            text_encoder=load_part(Qwen2_5_VLTextModel, folder, "text_encoder", dtype=dtype),
-            tokenizer=load_tokenizer(folder, "tokenizer"),
-            transformer=load_part(HunyuanVideo15Transformer3DModel, folder, "transformer", torch_dtype=dtype),
-            vae=load_part(AutoencoderKLHunyuanVideo15, folder, "vae", torch_dtype=torch.float32),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.shift),
-            text_encoder_2=load_part(T5EncoderModel, folder, "text_encoder_2", dtype=dtype),
-            tokenizer_2=load_tokenizer(folder, "tokenizer_2"),
-            guider=ClassifierFreeGuidance(guidance_scale=spec.guidance),
+        parts = load_parts(
+            folder,
+            dtype,
+            read_text,
+            text_encoder=Qwen2_5_VLTextModel,
+            text_encoder_2=T5EncoderModel,
+            transformer=HunyuanVideo15Transformer3DModel,
+            vae=AutoencoderKLHunyuanVideo15,
         )
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=spec.shift)
+        guider = ClassifierFreeGuidance(guidance_scale=spec.guidance)
+        pipe = HunyuanVideo15Pipeline(**parts, scheduler=scheduler, guider=guider)
         return cls(pipe, spec)
 
     # -- text -----------------------------------------------------------------------------------------------------------

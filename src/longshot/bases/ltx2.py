@@ -23,7 +23,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from longshot.bases.base import Spec
-from longshot.bases.hub import Folder, load_part, load_tokenizer
+from longshot.bases.hub import Folder, load_parts
 from longshot.bases.pipeline import PipelineBase
 from longshot.bases.shots import SceneAttention, ScenePass
 from longshot.errors import UserError
@@ -108,24 +108,26 @@ class LTX2Base(PipelineBase):
         return spec_of(folder)
 
     @classmethod
-    def load(cls, folder: Folder, dtype: torch.dtype = torch.float32) -> "LTX2Base":
-        """The base in a diffusers folder. The VAE is kept in fp32. Raises UserError, see `hub`."""
+    def load(cls, folder: Folder, dtype: torch.dtype = torch.float32, read_text: bool = True) -> "LTX2Base":
+        """The base in a diffusers folder, see `hub.load_parts`. Raises UserError."""
         from diffusers import AutoencoderKLLTX2Video, LTX2Pipeline, LTX2VideoTransformer3DModel
         from diffusers.pipelines.ltx2 import LTX2TextConnectors
         from diffusers.schedulers import FlowMatchEulerDiscreteScheduler
         from transformers import Gemma3ForConditionalGeneration
 
         spec = spec_of(folder)
-        no_sound: dict[str, Any] = {"audio_vae": None, "vocoder": None}
-        pipe = LTX2Pipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.shift),
-            vae=load_part(AutoencoderKLLTX2Video, folder, "vae", torch_dtype=torch.float32),
-            text_encoder=load_part(Gemma3ForConditionalGeneration, folder, "text_encoder", dtype=dtype),
-            tokenizer=load_tokenizer(folder, "tokenizer"),
-            connectors=load_part(LTX2TextConnectors, folder, "connectors", torch_dtype=dtype),
-            transformer=load_part(LTX2VideoTransformer3DModel, folder, "transformer", torch_dtype=dtype),
-            **no_sound,
+        parts = load_parts(
+            folder,
+            dtype,
+            read_text,
+            text_encoder=Gemma3ForConditionalGeneration,
+            connectors=LTX2TextConnectors,
+            transformer=LTX2VideoTransformer3DModel,
+            vae=AutoencoderKLLTX2Video,
         )
+        no_sound: dict[str, Any] = {"audio_vae": None, "vocoder": None}
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=spec.shift)
+        pipe = LTX2Pipeline(**parts, **no_sound, scheduler=scheduler)
         return cls(pipe, spec)
 
     # -- text -----------------------------------------------------------------------------------------------------------

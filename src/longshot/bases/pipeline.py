@@ -3,13 +3,14 @@
 A base adds how its text is read (`tokenise`, `encode_text`), one forward pass (`run`), and how the VAE's latents are scaled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from longshot.bases.base import Spec
 from longshot.bases.hub import fingerprint, limits_of
@@ -51,7 +52,18 @@ class PipelineBase:
         return self
 
     def fingerprint(self) -> str:
-        return fingerprint(self.network, self.pipe.vae, *(getattr(self.pipe, part) for part in self.ENCODERS))
+        readers = (getattr(self.pipe, part) for part in self.ENCODERS)
+        return fingerprint(self.network, self.pipe.vae, *(part for part in readers if part is not None))
+
+    def recompute(self) -> None:
+        """From now on the backward pass makes the inside of a block again instead of keeping it: a block's input is all that is
+        kept. The numbers stay the same; a training step takes one more forward pass."""
+        self.network.enable_gradient_checkpointing(self._made_again)
+
+    def _made_again(self, block: Callable, *args: Any) -> Any:
+        """A block of one pass, whose self-attention must find that pass again when the block is run for its gradients."""
+        run = self.attention.in_this_pass(block)
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)  # no block draws numbers
 
     # -- text -----------------------------------------------------------------------------------------------------------
     def tokenise(self, prompt: str) -> Int64[np.ndarray, " tokens"]:

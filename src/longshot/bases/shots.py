@@ -139,6 +139,19 @@ class SceneAttention:
         finally:
             self._call = None
 
+    def in_this_pass(self, function: Callable) -> Callable:
+        """A function that runs as part of the pass that is being made now, whenever it is called."""
+        call = self._call
+
+        def run(*args):
+            before, self._call = self._call, call
+            try:
+                return function(*args)
+            finally:
+                self._call = before
+
+        return run
+
     def _table(self, tokens: Tokens, device: torch.device) -> Tensor:
         table = self.table(torch.from_numpy(tokens.position).to(device))
         if not tokens.phase.any():

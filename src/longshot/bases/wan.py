@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from longshot.bases.base import Spec
-from longshot.bases.hub import Folder, load_part, load_tokenizer
+from longshot.bases.hub import Folder, load_parts
 from longshot.bases.pipeline import PipelineBase
 from longshot.bases.shots import SceneAttention, ScenePass, turn_pairs
 from longshot.errors import UserError
@@ -116,8 +116,9 @@ class WanBase(PipelineBase):
         dtype: torch.dtype = torch.float32,
         network: Any = None,
         spec: Spec | None = None,
+        read_text: bool = True,
     ) -> "WanBase":
-        """The base in a diffusers folder. The VAE is kept in fp32: in bf16 it loses colour. Raises UserError, see `hub`.
+        """The base in a diffusers folder, see `hub.load_parts`. Raises UserError.
 
         network, spec: published weights in place of the folder's own transformer, and what is known of them.
         """
@@ -130,13 +131,12 @@ class WanBase(PipelineBase):
         from transformers import UMT5EncoderModel
 
         spec = spec or spec_of(folder)
-        if network is None:
-            network = load_part(WanTransformer3DModel, folder, "transformer", torch_dtype=dtype)
+        kinds = {"text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}
+        own = {"transformer": WanTransformer3DModel} if network is None else {}
+        parts = load_parts(folder, dtype, read_text, **kinds, **own)
         pipe = WanPipeline(
-            tokenizer=load_tokenizer(folder, "tokenizer"),
-            transformer=network,
-            vae=load_part(AutoencoderKLWan, folder, "vae", torch_dtype=torch.float32),
-            text_encoder=load_part(UMT5EncoderModel, folder, "text_encoder", dtype=dtype),
+            **({} if network is None else {"transformer": network}),
+            **parts,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.shift),
             expand_timesteps=bool(folder.config("").get("expand_timesteps")),
         )

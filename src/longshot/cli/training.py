@@ -26,6 +26,7 @@ def train(
     lora: int = 0,
     base: str = "tiny",
     parallel: Literal["ddp", "fsdp", "ulysses", "fsdp+ulysses"] = "ddp",
+    recompute: Literal["auto", "always", "never"] = "auto",
 ) -> int:
     """Train a native base, or a LoRA over any base: single shots, then Long Context Tuning, then the context-causal fine-tune.
     A stopped run goes on.
@@ -50,6 +51,8 @@ def train(
         base: what the LoRA is trained over, as in `longshot sample`; pretrained bases train from shards that were made for them.
         parallel: how several processes share the run. ddp: each has its own scenes and all weights; fsdp: its own scenes and a
             slice of the weights; ulysses: all weights and a part of every scene; fsdp+ulysses: a slice and a part.
+        recompute: of a LoRA over a pretrained base, make a block's activations again in the backward pass instead of keeping
+            them: less memory, the same numbers, a third more time. auto does so from a billion parameters on.
     """
     from longshot.train.stages import Order, train_puppets, train_shards
 
@@ -70,6 +73,7 @@ def train(
         lora=lora,
         base=base,
         parallel=parallel,
+        recompute=recompute,
     )
     if data is None:
         train_puppets(order)

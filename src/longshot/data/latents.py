@@ -73,11 +73,12 @@ class LatentScene(CaptionedScene):
 
     The file holds for shot k (from 1) `video.k` [tokens, channels], `image.k`, one of its frames as a clip that stands still,
     `text.k` [tokens, width], its prompt's features, and `alone.k`, those of the prompt that needs no scene; and `text.0`, the
-    global prompt's features, if there is one.
+    global prompt's features, if there is one. Where a base reads the global prompt before each shot's own, there is no `text.0`;
+    `bare.k` are the features of a shot's prompt without it, and `none` those of no words, which training draws as well.
     """
 
     base_facts: dict[str, Any]
-    """what of the base the latents depend on"""
+    """what of the base the latents depend on; `text`, if features of a frozen text encoder are kept, says which one made them"""
     global_prompt: str
     clips: tuple[LatentShot, ...]
     groups: tuple[Group, ...]
@@ -182,9 +183,11 @@ class Latents(Stage):
 
     def units(self, rows: Iterable[Row]) -> Iterator[Unit]:
         """Yield a unit a scene, with the facts of the base: another base under the same name gives other latents."""
-        from longshot.bases import load_spec
+        from longshot.bases import load_spec, text_identity
 
         facts = base_facts(load_spec(self.settings.base))
+        if self.settings.text == "features" and (encoder := text_identity(self.settings.base)):
+            facts["text"] = encoder
         for row in rows:
             yield Unit(self.label(row), (row, facts))
 
@@ -222,11 +225,11 @@ class Latents(Stage):
                 )
             )
         if self.settings.text == "prompts":
-            tensors = {name: t for name, t in tensors.items() if not name.startswith(("text.", "alone."))}
+            tensors = {name: t for name, t in tensors.items() if name.startswith(("video.", "image."))}
         file = self._save(key, tensors)
         row = LatentScene(
             **scene.row(),
-            base_facts=base_facts(base.spec),
+            base_facts=unit.rows[1],
             global_prompt=global_prompt,
             clips=tuple(taken),
             groups=tuple(groups),
@@ -244,6 +247,9 @@ class Latents(Stage):
         texts |= {f"alone.{k}": spec.wording("", p) for k, p in enumerate(alone, start=1)}
         if global_prompt and spec.prompts == "group":
             texts = {"text.0": global_prompt, **texts}
+        elif spec.prompts == "joined" and self.settings.text == "features":
+            bare = enumerate(prompts if global_prompt else (), start=1)
+            texts |= {f"bare.{k}": spec.wording("", p) for k, p in bare} | {"none": ""}
         for name, text in texts.items():
             if (count := limits.count_tokens(text)) > limits.max_text_tokens:
                 where = (
@@ -279,6 +285,9 @@ class Latents(Stage):
         from longshot.tensors import save_tensors
 
         dtype = getattr(torch, self.settings.dtype)
+        for name, tensor in tensors.items():
+            if not tensor.to(dtype).isfinite().all():
+                raise UserError(f"{name} holds numbers that {dtype} can't: set dtype to bfloat16 or float32")
         file = self.place.folder(self.name) / "files" / key[:2] / key / "scene.safetensors"
         save_tensors(file, {name: t.to(dtype).contiguous() for name, t in sorted(tensors.items())}, {})
         return file

@@ -75,13 +75,22 @@ def collate(base: Base, examples: Sequence[Example | StoredExample]) -> Batch:
     if isinstance(base, NativeBase):
         lengths = iter([len(base.tokenise(prompt)) for prompt in prompts])
     else:
-        with torch.no_grad():
-            texts = tuple(base.encode_text(prompts))
+        texts = _features(base, packed, prompts)
         lengths = iter([len(features) for features in texts])
     scenes = tuple(tuple(Group(k, next(lengths), grid) for k, _, grid in groups) for groups in wanted)
     layout = Layout(scenes, rope=base.spec.rope)
     z_0 = torch.cat([z.to(latents[-1].device) for z in latents])
     return Batch(z_0, tuple(prompts), layout, tuple(examples), texts)
+
+
+def _features(base: Base, examples: Sequence[StoredExample], prompts: Sequence[str]) -> tuple[Tensor, ...]:
+    """What a frozen text encoder makes of each prompt: as it was stored, or read now."""
+    stored = [example.texts for example in examples if example.texts is not None]
+    if stored and len(stored) == len(examples):
+        device = getattr(base, "device")  # noqa: B009
+        return tuple(rows.to(device).float() for texts in stored for rows in texts)
+    with torch.no_grad():
+        return tuple(base.encode_text(prompts))
 
 
 def draw_noise(

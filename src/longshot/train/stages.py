@@ -4,11 +4,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
 
-from longshot.bases import load_base
+from longshot.bases import is_native, load_base, load_spec
 from longshot.bases.base import Base
 from longshot.bases.lora import load_adapters
 from longshot.bases.native import NativeBase, tiny
@@ -19,9 +20,11 @@ from longshot.train.config import STAGES, StageConfig
 from longshot.train.loop import WEIGHTS, Trainer
 from longshot.train.parallel import Parallel, Ranks
 from longshot.train.puppets import StreamConfig
-from longshot.train.shards import ShardStream, check_base
+from longshot.train.shards import ShardStream, check_base, features_for
 
 REPORT_EVERY = 20
+LARGE = 1_000_000_000
+"""Parameters from which on activations are made again rather than kept."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Order:
 
     stage: one of `STAGES`, or all. init: weights that the first stage starts from; of a LoRA, another one that is merged into the
     base before. steps, lr, attributes: instead of the recipe's. lora: the rank of a LoRA over `base`, 0 to train all weights.
+    recompute: whether a pretrained base's activations are made again in the backward pass, auto where it is large.
     """
 
     out: Path
@@ -44,6 +48,7 @@ class Order:
     lora: int = 0
     base: str = "tiny"
     parallel: Parallel = "ddp"
+    recompute: Literal["auto", "always", "never"] = "auto"
 
     def __post_init__(self):
         if self.lora < 0:
@@ -67,12 +72,27 @@ class Order:
         told = {key: value for key, value in changed.items() if value is not None}
         return {name: replace(config, **told) for name, config in made.items()}
 
-    def start(self, stage: str, is_first: bool = True) -> Base:
-        """What a stage starts from. Raises UserError where there is nothing."""
+    def recomputes(self, base: Base) -> bool:
+        """Whether a base's activations are to be made again. Raises UserError for a native base, which keeps them."""
+        if isinstance(base, NativeBase):
+            if self.recompute == "always":
+                raise UserError(
+                    f"--recompute always: is for pretrained bases; {self.base} keeps its activations"
+                )
+            return False
+        network = getattr(base, "network")  # noqa: B009 - every base has one
+        is_large = sum(p.numel() for p in network.parameters()) >= LARGE
+        return self.recompute == "always" or (self.recompute == "auto" and is_large)
+
+    def start(self, stage: str, is_first: bool = True, read_text: bool = True) -> Base:
+        """What a stage starts from. read_text: see `load_base`. Raises UserError where there is nothing."""
         if self.lora:
-            base = load_base(self.base, "causal" if stage == "causal" else "bidirectional")
+            which = "causal" if stage == "causal" else "bidirectional"
+            base = load_base(self.base, which, read_text=read_text)
             if self.init is not None:
                 load_adapters(base, [self.init])
+            if self.recomputes(base):
+                getattr(base, "recompute")()  # noqa: B009 - every pretrained base has it
             return base
         if self.init is not None and is_first:
             return NativeBase.load(Path(self.init))
@@ -90,7 +110,7 @@ class Order:
 def train_puppets(order: Order) -> None:
     """Runs one stage or all three in the order's folder, one folder a stage. Raises UserError where there is nothing to start
     from, and for a base that isn't of the puppet world."""
-    if order.lora and not isinstance(order.start(order.stage), NativeBase):
+    if order.lora and not is_native(order.base):
         raise UserError(f"--base {order.base}: the puppets are drawn for native bases; train from shards")
     _run(order, order.configs())
 
@@ -99,8 +119,10 @@ def train_shards(order: Order, shards: Path, budget: int, packs: int) -> None:
     """The same stages on scenes out of shards. Raises UserError also when those were made for a base of other sizes."""
     dataset = ShardDataset(shards)
     configs = order.configs()
-    check_base(shards, dataset.base, order.start(next(iter(configs))).spec)
-    stream = ShardStream(str(shards), dataset.fingerprint(), budget, packs)
+    spec = load_spec(order.base) if order.lora else order.start(next(iter(configs))).spec
+    check_base(shards, dataset.base, spec)
+    features = features_for(shards, dataset.base, order.base, spec) if order.lora else None
+    stream = ShardStream(str(shards), dataset.fingerprint(), budget, packs, features=features)
     _run(order, {name: on_shards(config, stream) for name, config in configs.items()})
 
 
@@ -124,7 +146,8 @@ def _run(order: Order, configs: Mapping[str, StageConfig]) -> None:
     if ranks.count > 1:
         torch.set_num_threads(1)
     for place, (name, config) in enumerate(configs.items()):
-        base = order.start(name, place == 0).to(order.device)
+        reads = not (isinstance(config.stream, ShardStream) and config.stream.features)
+        base = order.start(name, place == 0, reads).to(order.device)
         lora = LoraConfig(order.lora, base.fingerprint()) if order.lora else None
         trainer = Trainer(base, config, order.out / name, ranks, lora, order.parallel)
         if trainer.step >= config.steps:
