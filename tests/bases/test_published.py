@@ -175,6 +175,11 @@ def test_a_cut_of_longlive_is_a_jump_in_time_and_a_word_before_everything():
     assert WAN21_1B.wording("Snow.", "[SHOT CUT] A dog.") == "Snow. A dog."
 
 
+def test_a_shot_of_shotstream_is_read_with_its_number_right_after_the_global_prompt():
+    assert SHOTSTREAM.wording("Snow.", "[SHOT CUT] A dog.", 3) == "Snow.shot2:A dog."
+    assert SHOTSTREAM.wording("", "A dog.", 1) == "shot0:A dog."
+
+
 def test_longlive_names_what_it_can_not_make(place, home, tmp_path):
     done("convert", "longlive2", place / "wan2.2.pt", "--over", place / "wan2.2")
     sample = ("sample", scene(tmp_path / "a.yaml", (32, 40)), "--out", tmp_path / "film", "--size", "64x32")

@@ -37,7 +37,8 @@ class MultiShot:
     time; a shot has a multiple of them. history: what a shot sees of earlier ones: "shots", whole ones; "blocks", the last
     blocks of one stream that runs through all shots; "frames", single frames spread over them. Of the last two, history is held
     clean. stream: the VAE decodes all shots as one clip, whose very first latent is a single frame. reads: "own", each shot's
-    prompt is a text; "scene", all prompts are one text. takes: what a person may give in the place of a shot or beside one.
+    prompt is a text; "scene", all prompts are one text. between: what stands between the global prompt and a shot's own; {}
+    in it is the number of the shot, from 0. takes: what a person may give in the place of a shot or beside one.
     """
 
     modes: tuple[Mode, ...]
@@ -47,6 +48,7 @@ class MultiShot:
     history: Literal["shots", "blocks", "frames"] = "shots"
     stream: bool = False
     reads: Literal["own", "scene"] = "own"
+    between: str = " "
     takes: Literal["pictures and clips", "clips", "nothing"] = "pictures and clips"
 
 
@@ -87,12 +89,13 @@ class Spec:
     multishot: MultiShot | None = None
     last_level: float = 0.0
 
-    def wording(self, global_prompt: str, prompt: str) -> str:
-        """What the text encoder reads for a shot. A base's own sign of a cut comes first of all."""
+    def wording(self, global_prompt: str, prompt: str, shot: int = 1) -> str:
+        """What the text encoder reads for a shot. A base's own sign of a cut comes first of all. shot: its number, from 1."""
         if self.prompts == "group":
             return prompt
         cut = self.cut if prompt.startswith(SHOT_CUT) else ""
-        return cut + f"{global_prompt} {prompt.removeprefix(SHOT_CUT).lstrip()}".strip()
+        between = self.multishot.between.format(shot - 1) if self.multishot else " "
+        return cut + f"{global_prompt}{between}{prompt.removeprefix(SHOT_CUT).lstrip()}".strip()
 
     @property
     def frame_step(self) -> int:

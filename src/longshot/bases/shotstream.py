@@ -3,10 +3,12 @@
 Of the shots before it, a shot sees six frames, spread over them as evenly as can be, more of them from the latest; each is
 encoded by itself and read clean, with the prompt of its own shot. They lie at times 0 to 5 and see each other; the shot's own
 frames follow from 6 on, block after block, each seeing the six and the blocks before it. All time angles of a shot turn by
-another 1/6 a shot, a jump of phase at every cut. The first shot sees six frames of zeros, and counts as the second.
+another 1/6 a shot, a jump of phase at every cut. The first shot sees six frames of zeros, and counts as the second. Each shot's
+prompt follows the global one without a space, and begins with its number.
 
 Source: KlingAIResearch/ShotStream (arXiv 2603.25746), `pipeline/causal_inference_ar.py`, `wan/modules/causal_model.py`,
-`tools/train/config/4_dmd_long.yaml`; `benchmarks/peers/shotstream.py` shows that its own network and ours give the same.
+`utils/dataset.py`, `tools/train/config/4_dmd_long.yaml`; `benchmarks/peers/shotstream.py` shows that its own network, and its
+whole pipeline, give the same as ours.
 """
 
 from collections.abc import Sequence
@@ -36,7 +38,9 @@ SHOTSTREAM = replace(
     shift=8.0,
     solver="stochastic",
     rope="timeline",
-    multishot=MultiShot(("causal",), levels=LEVELS, block=BLOCK_FRAMES, history="frames", takes="clips"),
+    multishot=MultiShot(
+        ("causal",), levels=LEVELS, block=BLOCK_FRAMES, history="frames", takes="clips", between="shot{}:"
+    ),
 )
 
 

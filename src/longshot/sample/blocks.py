@@ -125,7 +125,8 @@ class BlockRunner:
         spec = self.base.spec
         uncut = shot.prompt.removeprefix(SHOT_CUT).lstrip()
         words = [
-            spec.wording(self.plan.global_prompt, p) for p in (shot.prompt if shot.shot > 1 else uncut, uncut)
+            spec.wording(self.plan.global_prompt, p, shot.shot)
+            for p in (shot.prompt if shot.shot > 1 else uncut, uncut)
         ]
         for text in words:
             check_length(self.base, shot, text)

@@ -103,7 +103,7 @@ class Branch:
     def conditional(cls, base: Base, plan: Plan) -> "Branch":
         spec = base.spec
         top = [plan.global_prompt] if plan.global_prompt and spec.prompts == "group" else []
-        prompts = [spec.wording(plan.global_prompt, s.prompt) for s in plan.shots]
+        prompts = [spec.wording(plan.global_prompt, s.prompt, s.shot) for s in plan.shots]
         if spec.prompts == "joined" and not (spec.multishot and spec.multishot.reads == "scene"):
             for shot, prompt in zip(plan.shots, prompts, strict=True):
                 check_length(base, shot, prompt)

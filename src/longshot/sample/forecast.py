@@ -170,7 +170,7 @@ class _Walk:
         self.cache_elsewhere = cache_elsewhere
         self.rope = spec.rope
         self.plan, self.sampling = plan, sampling
-        worded = {s.shot: count(spec.wording(plan.global_prompt, s.prompt)) for s in plan.shots}
+        worded = {s.shot: count(spec.wording(plan.global_prompt, s.prompt, s.shot)) for s in plan.shots}
         top = count(plan.global_prompt) if plan.global_prompt and spec.prompts == "group" else None
         self.branches: list[tuple[int | None, dict[int, int]]] = [(top, worded)]
         if sampling.branches == 2:
@@ -293,7 +293,7 @@ def forecast_scene(
     sampling = Sampling(
         steps=spec.steps, shift=spec.shift, guidance=spec.guidance, cache_dtype=savings.cache_dtype
     )
-    words = {s.shot: count(spec.wording(story.global_prompt, s.prompt)) for s in story.shots}
+    words = {s.shot: count(spec.wording(story.global_prompt, s.prompt, s.shot)) for s in story.shots}
     shots = tuple(_shot(s, costs, words[s.shot]) for s in story.shots)
     window = window or spec.max_shots
     modes = []
