@@ -204,6 +204,9 @@ BAD_OPTIONS = {
     "--mode joint --history relevant": "--history: in joint mode",
     "--mode joint --save-context": "--save-context is about the KV cache",
     "--mode bidirectional --reuse-steps": "--reuse-steps is about the KV cache",
+    "--mode joint --cache-dtype bf16": "--cache-dtype is about the KV cache, which joint hasn't: give --mode causal",
+    "--mode bidirectional --cache-device cpu": "--cache-device is about the KV cache",
+    "--mode joint --context-sigma 0.2": "--context-sigma: all shots are made at once and none is given",
     "--mode joint --window 2": "can't all see each other",
 }
 

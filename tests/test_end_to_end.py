@@ -294,6 +294,9 @@ def test_an_extension_that_cannot_be_leaves_the_film_as_it_was(film, causal_film
     assert "frames" in line("--prompt", "A.", "--frames", 0)
     assert "names Character 3, who is not declared" in line("--prompt", "Character 3 waves.")
     assert "shot 5 has an empty prompt" in line("--prompt", " ")
+    assert "those of its new shots, are 48x32" in line("--prompt", "A.", "--size", "96x64")
+    cached = line("--prompt", "A.", "--mode", "bidirectional", "--cache-dtype", "bf16")
+    assert "the KV cache, which bidirectional hasn't: give --mode causal" in cached
     assert "tokens; tiny reads 512" in line("--prompt", "red " * 600)
     (film / "context" / "branch_1.safetensors").write_bytes(b"half")
     assert "branch_1.safetensors: not a readable saved context" in line("--prompt", "Character 1 waves.")
