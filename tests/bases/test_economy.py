@@ -73,7 +73,7 @@ def test_fp8_weights_take_a_byte_each_and_move_a_velocity_by_their_precision(fol
     assert base.network.dtype == torch.float32  # what it computes in
 
 
-@pytest.mark.parametrize("offload", ["none", "model"])
+@pytest.mark.parametrize("offload", ["none", "model", "group"])
 def test_int8_weights_take_a_byte_each_and_move_a_velocity_less_than_fp8(folder, plain, offload):
     base = load_base(str(folder))
     before, was = weight_bytes(base.network), base.fingerprint()
@@ -88,9 +88,13 @@ def test_int8_weights_take_a_byte_each_and_move_a_velocity_less_than_fp8(folder,
     assert torch.equal(text, plain[1]) and torch.equal(pixels, plain[2])
 
 
-def test_int8_weights_say_that_they_do_not_travel_block_by_block():
-    with pytest.raises(UserError, match="use --offload model"):
-        Economy("int8", "group")
+def test_int8_weights_that_travel_block_by_block_give_the_same_to_the_last_bit(folder):
+    made = []
+    for offload in ("none", "group"):
+        base = load_base(str(folder))
+        economise(base, Economy("int8", offload), "cpu")
+        made.append(run(base))
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
 
 
 def test_tiles_of_the_vae_leave_a_small_frame_alone(folder, plain):

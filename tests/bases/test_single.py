@@ -5,16 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from adapters import write_peft
 from memory import peak_of
-from pipelines import SMALL, fill, hunyuan15, ltx2, saved, wan
+from pipelines import SMALL, fill, hunyuan15, ltx2, saved, wan, wan_velocity
 from safetensors.torch import load_file, save_file
 from wan_state import in_wan_names
 
 from commands import done, refused, write_scene
 from longshot.bases import load_base
 from longshot.bases.economy import Economy, economise
-from longshot.bases.lora import load_adapters
-from longshot.bases.single import is_quantised
+from longshot.bases.lora import apply, load_adapters, restore
+from longshot.bases.shots import pack, unpack
+from longshot.bases.single import is_narrow, is_quantised
 from longshot.bases.tune import adapted
 from longshot.errors import UserError
 from longshot.layout import Group, Layout
@@ -90,8 +92,72 @@ def test_a_gguf_stays_narrow_and_moves_a_velocity_by_its_precision(place):
     assert base.fingerprint() != plain.fingerprint()
     with pytest.raises(UserError, match="narrow already"):
         economise(base, Economy("fp8"), "cpu")
-    with pytest.raises(UserError, match="matrices of a GGUF can't be added to"):
-        load_adapters(base, ["x.safetensors"])
+
+
+LORA = ["blocks.0.attn1.to_q", "blocks.0.attn2.to_out.0", "blocks.0.ffn.net.0.proj", "proj_out"]
+
+
+@torch.no_grad()
+def test_loras_stand_beside_the_matrices_of_a_gguf_as_diffusers_has_them_with_peft(place, tmp_path):
+    pytest.importorskip("peft", reason="diffusers loads a LoRA with peft only")
+    from diffusers import GGUFQuantizationConfig, WanPipeline, WanTransformer3DModel
+    from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
+
+    load = lambda: load_base(str(place / "base"), transformer=place / "q8.gguf")  # noqa: E731
+    plain, ours = load(), load()
+    for i, name in enumerate(("one", "two")):
+        network = load_base(str(place / "base")).network
+        write_peft(tmp_path / f"{name}.safetensors", network, LORA, rank=2 + i, seed=9 * i)
+    orders = [(str(tmp_path / "one.safetensors"), 0.6), (str(tmp_path / "two.safetensors"), -1.5)]
+    load_adapters(ours, [f"{path}:{weight}" for path, weight in orders])
+    before, after = velocity(plain), velocity(ours)
+    assert (after - before).abs().max() > 0.1 and ours.fingerprint() != plain.fingerprint()
+
+    wide = load_base(str(place / "base"))  # the same numbers, widened once, and the adapters merged into them
+    wide.network.load_state_dict(
+        {
+            k: dequantize_gguf_tensor(w).float() if is_narrow(w) else w
+            for k, w in plain.network.state_dict().items()
+        }
+    )
+    apply(wide.network, orders, "wan")
+    torch.testing.assert_close(after, velocity(wide), rtol=0, atol=2e-5)
+
+    options = dict(config=str(place / "base"), subfolder="transformer", torch_dtype=torch.float32)
+    quantised = GGUFQuantizationConfig(compute_dtype=torch.float32)
+    theirs = WanTransformer3DModel.from_single_file(
+        str(place / "q8.gguf"), quantization_config=quantised, **options
+    )
+    pipe = WanPipeline.from_pretrained(place / "base", transformer=theirs)
+    for name in ("one", "two"):
+        pipe.load_lora_weights(str(tmp_path), weight_name=f"{name}.safetensors", adapter_name=name)
+    pipe.set_adapters(["one", "two"], [0.6, -1.5])
+    z = torch.randn(8, plain.spec.channels, generator=torch.Generator().manual_seed(0))
+    found = wan_velocity(pipe, unpack(z, (2, 2, 2), plain.patch), "a dog waves", 0.6)
+    torch.testing.assert_close(after, pack(found, (2, 2, 2), plain.patch), rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_a_lora_is_taken_from_beside_a_gguf_again_and_what_cannot_stand_there_is_named(place, tmp_path):
+    base, path = load_base(str(place / "base"), transformer=place / "q8.gguf"), tmp_path / "a.safetensors"
+    before, was = velocity(base), base.fingerprint()
+    write_peft(path, load_base(str(place / "base")).network, LORA)
+    replaced = apply(base.network, [(str(path), 1.0)], "wan")
+    assert not torch.allclose(velocity(base), before, atol=1e-3)
+    restore(base.network, replaced)
+    assert torch.equal(velocity(base), before) and base.fingerprint() == was
+    name = "diffusion_model.blocks.0.self_attn.q"
+    save_file({f"{name}.diff": torch.ones(64, 64)}, path)
+    with pytest.raises(UserError, match=r"adds a whole matrix to blocks.0.self_attn.q, and those of a GGUF"):
+        apply(base.network, [(str(path), 1.0)], "wan")
+    save_file(
+        {f"{name}.lora_down.weight": torch.ones(2, 9), f"{name}.lora_up.weight": torch.ones(64, 2)}, path
+    )
+    with pytest.raises(
+        UserError, match=r"of another base: its blocks.0.self_attn.q is 64x9; that of wan is 64x64"
+    ):
+        apply(base.network, [(str(path), 1.0)], "wan")
+    assert base.fingerprint() == was
 
 
 @torch.no_grad()

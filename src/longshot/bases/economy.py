@@ -39,10 +39,6 @@ class Economy:
         for name, kinds in (("weights", WeightDtype), ("offload", Offload)):
             if getattr(self, name) not in get_args(kinds):
                 raise UserError(f"no {name} {getattr(self, name)!r}: use {' or '.join(get_args(kinds))}")
-        if (self.weights, self.offload) == ("int8", "group"):
-            raise UserError(
-                "int8 weights don't travel block by block: use --offload model, or --weight-dtype fp8"
-            )
 
     @property
     def is_none(self) -> bool:

@@ -1,7 +1,8 @@
 """LoRA: low-rank changes of a network's weights, read from the layouts that people share, and merged when a base is loaded.
 
 A merged adapter costs nothing in a denoising step, and works on every base, offloaded and in fp8 as well, since it is in the
-weights before anything else is done to them. `merge` hands back the weights it replaced, and `restore` puts them in again.
+weights before anything else is done to them. `merge` hands back what it replaced, and `restore` puts it in again. The narrow
+matrices of a GGUF can't be added to: there the low-rank product stands beside the layer, as peft has it, and is computed along.
 
 Layouts that are read, always from safetensors: PEFT (`lora_A`, `lora_B`, with an adapter's name or without), diffusers
 (`transformer.` before it), and those of ComfyUI and its trainers (`lora_down`, `lora_up`, `alpha`, `diff`, `diff_b`, over
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from longshot.bases.single import diffusers_name, is_quantised
+from longshot.bases.single import diffusers_name, is_narrow
 from longshot.document import read_text
 from longshot.errors import UserError
 from longshot.tensors import save_tensors
@@ -204,45 +206,86 @@ def _alpha(module: str, settings: Mapping[str, Any], rank: int) -> float:
 
 
 # -- merging ------------------------------------------------------------------------------------------------------------
+class Beside(nn.Module):
+    """A linear layer whose weights can't be added to, and what adapters add to its output: x W^T + b + (x A^T) B^T."""
+
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, linear: nn.Module, changes: Sequence[tuple[Change, float]], dtype: torch.dtype):
+        super().__init__()
+        self.linear = linear
+        halves = [(c.down, c.up, weight * c.scale) for c, weight in changes]
+        where = next(linear.parameters()).device
+        downs = [down.float().flatten(1) for down, _, _ in halves if down is not None]
+        ups = [scale * up.float().flatten(1) for _, up, scale in halves if up is not None]
+        self.register_buffer("down", torch.cat(downs).to(where, dtype))
+        self.register_buffer("up", torch.cat(ups, 1).to(where, dtype))
+
+    def forward(self, input: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
+        added = F.linear(F.linear(input.to(self.down.dtype), self.down), self.up)
+        return self.linear(input) + added.to(input.dtype)
+
+
 @torch.no_grad()
-def merge(network: nn.Module, adapters: Sequence[tuple[Adapter, float]], base: str) -> dict[str, Tensor]:
-    """Adds every adapter times its weight to a network; returns the tensors that were replaced, for `restore`.
+def merge(
+    network: nn.Module, adapters: Sequence[tuple[Adapter, float]], base: str
+) -> dict[str, Tensor | nn.Module]:
+    """Adds every adapter times its weight to a network; returns the tensors and layers that were replaced, for `restore`.
 
     The sum is made in fp32 and rounded once. base: its name, for errors. Raises UserError, and changes nothing, where an
     adapter was made for another base.
     """
     sums: dict[str, Tensor] = {}
+    beside: dict[str, list[tuple[Change, float]]] = {}
     for adapter, weight in adapters:
         for module, change in adapter.changes.items():
-            for name, delta in _deltas(network, adapter, module, change, base):
+            own, target = _target(network, module)
+            if is_narrow(getattr(target, "weight", None)):
+                if _fits_beside(target, adapter, module, change, base) and weight:
+                    beside.setdefault(own, []).append((change, weight))
+                change = Change(bias=change.bias)
+            for name, delta in _deltas(own, target, adapter, module, change, base):
                 if weight:
                     sums[name] = weight * delta + sums[name] if name in sums else weight * delta
-    replaced = {}
+    replaced: dict[str, Tensor | nn.Module] = {}
     for name, delta in sums.items():
         owner, _, leaf = name.rpartition(".")
-        old = replaced[name] = getattr(network.get_submodule(owner), leaf).data
-        new = (old.float() + delta.to(old.device)).to(old.dtype)
-        getattr(network.get_submodule(owner), leaf).data = new
+        old = getattr(network.get_submodule(owner), leaf).data
+        replaced[name] = old
+        getattr(network.get_submodule(owner), leaf).data = (old.float() + delta.to(old.device)).to(old.dtype)
+    for name, changes in beside.items():
+        owner, _, leaf = name.rpartition(".")
+        layer = replaced[name] = network.get_submodule(name)
+        dtype = getattr(layer, "compute_dtype", None) or torch.float32
+        setattr(network.get_submodule(owner), leaf, Beside(layer, changes, dtype))
     return replaced
 
 
 @torch.no_grad()
-def restore(network: nn.Module, replaced: Mapping[str, Tensor]) -> None:
-    """Puts back the tensors that `merge` replaced, to the last bit."""
+def restore(network: nn.Module, replaced: Mapping[str, Tensor | nn.Module]) -> None:
+    """Puts back what `merge` replaced, to the last bit."""
     for name, old in replaced.items():
         owner, _, leaf = name.rpartition(".")
-        getattr(network.get_submodule(owner), leaf).data = old
+        if isinstance(old, nn.Module):
+            setattr(network.get_submodule(owner), leaf, old)
+        else:
+            getattr(network.get_submodule(owner), leaf).data = old
+
+
+def _target(network: nn.Module, module: str) -> tuple[str, nn.Module]:
+    """What a network calls the module that a change is about, and that module; an empty one where it has none."""
+    own = _own_name(network, module)
+    try:
+        return own, network.get_submodule(own)
+    except AttributeError:
+        return own, nn.Module()
 
 
 def _deltas(
-    network: nn.Module, adapter: Adapter, module: str, change: Change, base: str
+    own: str, target: nn.Module, adapter: Adapter, module: str, change: Change, base: str
 ) -> Iterable[tuple[str, Tensor]]:
     """The parameters that a change is about, with what it adds to each."""
-    own = _own_name(network, module)
-    try:
-        target = network.get_submodule(own)
-    except AttributeError:
-        target = nn.Module()
     for leaf, delta in (("weight", change.of_weight()), ("bias", change.bias)):
         if delta is None:
             continue
@@ -251,12 +294,32 @@ def _deltas(
             raise UserError(
                 f"{adapter.name}: is a LoRA of another base: it changes {module}.{leaf}, which {base} hasn't"
             )
-        if parameter.shape != delta.shape:
+        _check_shape(adapter, module, delta.shape, parameter.shape, base)
+        if is_narrow(parameter):
             raise UserError(
-                f"{adapter.name}: is a LoRA of another base: its {module} is {_shape(delta)}; that of {base} is "
-                f"{_shape(parameter)}"
+                f"{adapter.name}: changes {module}.{leaf}, which this GGUF keeps narrow; use a safetensors file"
             )
         yield f"{own}.{leaf}", delta
+
+
+def _fits_beside(target: nn.Module, adapter: Adapter, module: str, change: Change, base: str) -> bool:
+    """Whether there is a low-rank product to stand beside a narrow layer. Raises UserError for what can't stand there."""
+    if change.whole is not None:
+        raise UserError(
+            f"{adapter.name}: adds a whole matrix to {module}, and those of a GGUF can't be added to; use a safetensors file"
+        )
+    if change.down is None or change.up is None:
+        return False
+    wanted: Any = getattr(target.weight, "quant_shape")  # noqa: B009 - of diffusers' own kind of tensor
+    _check_shape(adapter, module, (len(change.up), *change.down.shape[1:]), wanted, base)
+    return True
+
+
+def _check_shape(adapter: Adapter, module: str, its: Sequence[int], own: Sequence[int], base: str) -> None:
+    if tuple(its) != tuple(own):
+        raise UserError(
+            f"{adapter.name}: is a LoRA of another base: its {module} is {_shape(its)}; that of {base} is {_shape(own)}"
+        )
 
 
 def _own_name(network: nn.Module, module: str) -> str:
@@ -264,8 +327,8 @@ def _own_name(network: nn.Module, module: str) -> str:
     return diffusers_name(type(network).__name__, module)
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))
+def _shape(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 # -- making and writing -------------------------------------------------------------------------------------------------
@@ -314,7 +377,9 @@ def save_adapter(path: Path, adapter: Adapter, dtype: torch.dtype = torch.bfloat
     save_tensors(path, {k: v.to(dtype).contiguous() for k, v in tensors.items()}, {"format": "pt"})
 
 
-def apply(network: nn.Module, orders: Sequence[tuple[str, float]], base: str) -> dict[str, Tensor]:
+def apply(
+    network: nn.Module, orders: Sequence[tuple[str, float]], base: str
+) -> dict[str, Tensor | nn.Module]:
     """Reads adapters, merges them into a network, and returns what `restore` needs. orders: places and weights."""
     return merge(network, [(read_adapter(place), weight) for place, weight in orders], base)
 
@@ -324,9 +389,5 @@ def load_adapters(base: Any, texts: Sequence[str]) -> None:
     if texts and getattr(base, "second", None) is not None:
         raise UserError(
             f"--lora {texts[0]}: {base.spec.name} has two networks, and a LoRA is of one: leave it out"
-        )
-    if texts and is_quantised(base.network):
-        raise UserError(
-            f"--lora {texts[0]}: the matrices of a GGUF can't be added to; use a safetensors file"
         )
     apply(base.network, [parse(text) for text in texts], base.spec.name)

@@ -70,6 +70,11 @@ def is_quantised(network: Any) -> bool:
     return getattr(network, "hf_quantizer", None) is not None
 
 
+def is_narrow(weight: Any) -> bool:
+    """Whether a tensor is kept as a GGUF has it, so that nothing can be added to it."""
+    return hasattr(weight, "quant_type")
+
+
 @dataclass(frozen=True)
 class Stored:
     """A tensor in a file. bytes: in memory for good, where it stays as narrow as it is; None where it is widened when loaded."""
