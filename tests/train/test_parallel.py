@@ -49,6 +49,12 @@ def test_two_ranks_that_share_the_scenes_give_the_loss_and_gradients_of_one(resu
         assert_same(results[rank][way], expected)
 
 
+def test_a_weight_that_only_one_rank_uses_gets_its_gradient_on_both(results):
+    for rank in (0, 1):
+        found = results[rank]["some take no part"]
+        assert {name: g.tolist() for name, g in found.items()} == {"both": [2.0] * 3, "second": [1.0] * 3}
+
+
 @pytest.mark.parametrize("visibility", VISIBILITIES)
 def test_two_ranks_that_share_each_sequence_give_the_loss_and_gradients_of_one(results, visibility):
     expected = loss_and_gradients(small_base(), visibility)

@@ -116,6 +116,15 @@ def context_parallel_sharded(rank: int) -> Result:
     return loss_and_gradients(base, "causal")
 
 
+def some_take_no_part(rank: int) -> Result:
+    """Gradients of 1 for each process that uses a weight: both use `both`, the second uses `second`, nobody `nobody`."""
+    network = torch.nn.ParameterDict({name: torch.zeros(3) for name in ("both", "second", "nobody")})
+    used = ("both", "second") if rank else ("both",)
+    sum((network[name].sum() for name in used), torch.zeros(())).backward()
+    sum_gradients(network)
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
 def three_heads(rank: int) -> Result:
     base = small_base(heads=3)
     base.kernel = Ulysses()
@@ -165,6 +174,7 @@ def main(rank: int, folder: Path) -> None:
         "context sharded": context_parallel_sharded,
         "context recomputed": context_parallel("scene", "prefix", recompute=True),
         "three heads": three_heads,
+        "some take no part": some_take_no_part,
         "trainer": trainer(folder),
         "trainer, lora": trainer(folder, "fsdp", lora=2),
     }

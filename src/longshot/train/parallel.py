@@ -100,14 +100,20 @@ def share_out(base: Base, parallel: Parallel, ranks: Ranks) -> Ranks:
 
 
 def sum_gradients(network: nn.Module, group: dist.ProcessGroup | None = None) -> None:
-    """Replaces every gradient by its sum over a process group, in one message. Slices of sharded weights are left alone."""
-    grads = [p.grad for p in network.parameters() if p.grad is not None and local(p) is p]
-    if not grads:
+    """Replaces every gradient by its sum over a process group, in one message. Slices of sharded weights are left alone.
+
+    A weight that took no part in this process's examples counts 0 here; one that took part nowhere keeps no gradient.
+    """
+    own = [p for p in network.parameters() if p.requires_grad and local(p) is p]
+    if not own:
         return
-    flat = torch.cat([g.flatten() for g in grads])
+    took_part = torch.tensor([p.grad is not None for p in own]).to(own[0])
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in own]
+    flat = torch.cat([took_part, *(g.flatten() for g in grads)])
     dist.all_reduce(flat, group=group)
-    for g, summed in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        g.copy_(summed.view_as(g))
+    took_part, *sums = flat.split([len(own), *(g.numel() for g in grads)])
+    for p, g, summed, anywhere in zip(own, grads, sums, took_part.tolist(), strict=True):
+        p.grad = g.copy_(summed.view_as(g)) if anywhere else None
 
 
 # -- sharded weights ----------------------------------------------------------------------------------------------------
