@@ -115,8 +115,9 @@ def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
         scene = draw(rng, 1, config.frames)
         global_prompt, prompts = "", [single_caption(scene, 0, rng)]
     else:
-        follows = {"p_continue": 1.0, "p_empty": 0.0} if rng.random() < config.takes else {}
-        scene = draw(rng, int(rng.integers(config.shots[0], config.shots[1] + 1)), config.frames, **follows)
+        if rng.random() < config.takes:
+            draw = partial(draw, p_continue=1.0, p_empty=0.0)
+        scene = draw(rng, int(rng.integers(config.shots[0], config.shots[1] + 1)), config.frames)
         global_prompt, prompts = caption(scene, rng)
     shots = render(scene)
     stills = [int(rng.integers(len(shot))) if rng.random() < config.image else None for shot in shots]
