@@ -22,8 +22,10 @@ from core_fixtures import many
 from longshot.bases import load_base
 from longshot.bases.base import MultiShot
 from longshot.bases.echoshot import ECHOSHOT, EchoShotBase
+from longshot.bases.economy import Economy, economise, weight_bytes
 from longshot.bases.holocine import HoloCineBase, rows_of, rows_read, wording
 from longshot.bases.longlive import LONGLIVE2
+from longshot.bases.shape import load_shape
 from longshot.bases.shotstream import SHOTSTREAM, block_group, remembered_groups, seen_frames
 from longshot.bases.wan import WAN21_1B
 from longshot.errors import UserError
@@ -372,9 +374,21 @@ def test_holocine_makes_a_film_as_one_stream_with_a_network_for_much_noise_and_o
     base.first = base.second = base.network = second
     assert torch.equal(found[0.8], velocity(0.8)) and not torch.equal(found[0.9], velocity(0.9))
     file = scene(tmp_path / "scene.yaml", (8, 8))
-    done("sample", file, "--base", "holocine", "--size", "32x16", "--steps", 3, "--out", tmp_path / "film")
+    made = ("sample", file, "--base", "holocine", "--size", "32x16", "--steps", 3)
+    done(*made, "--out", tmp_path / "film")
     assert probe(tmp_path / "film" / "scene.mp4").frames == 13
     assert probe(tmp_path / "film" / "shot_02.mp4").frames == 8
+
+    done(*made, "--weight-dtype", "fp8", "--offload", "group", "--out", tmp_path / "less")  # of both networks
+    z, narrow = (latents(tmp_path / name)["shot_02"] for name in ("film", "less"))
+    assert 0 < (z - narrow).abs().max() < 0.3 * z.abs().max()
+    base, shape, one = load_base("holocine"), load_shape("holocine"), load_shape(str(place / "wan2.1"))
+    whole = weight_bytes(base.first)
+    economise(base, Economy("fp8"), "cpu")
+    first, second = (weight_bytes(network) for network in (base.first, base.second))
+    assert first == second < 0.6 * whole
+    assert shape.weight_bytes - one.weight_bytes == one.network_bytes
+    assert shape.largest_bytes == one.largest_bytes and shape.offloaded_bytes == one.offloaded_bytes
 
 
 # -- files and terms ----------------------------------------------------------------------------------------------------

@@ -58,13 +58,14 @@ def economise(base: Any, economy: Economy, device: str | torch.device) -> None:
         raise UserError(
             f"{base.spec.name}: runs whole and in its own dtype; offloading, fp8 weights and VAE tiles are for pretrained bases"
         )
-    network = base.network
-    if is_quantised(network):
-        refuse_narrower(economy)
-    if economy.weights == "fp8":
-        network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=network.dtype)
-    elif economy.weights == "int8":
-        _to_int8(network)
+    networks = [n for n in (base.network, getattr(base, "second", None)) if n is not None]
+    for network in networks:
+        if is_quantised(network):
+            refuse_narrower(economy)
+        if economy.weights == "fp8":
+            network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=network.dtype)
+        elif economy.weights == "int8":
+            _to_int8(network)
     if economy.tile_vae:
         pipe.vae.enable_tiling()
     if economy.offload == "none":
@@ -78,9 +79,10 @@ def economise(base: Any, economy: Economy, device: str | torch.device) -> None:
     onto = torch.device(device)
     # With a stream the next block is on its way while one computes; only CUDA has them.
     how: dict[str, Any] = {"onload_device": onto, "use_stream": onto.type == "cuda"}
-    network.enable_group_offload(offload_type="block_level", num_blocks_per_group=1, **how)
     for part in _parts(pipe):
-        if part is not network:
+        if part in networks:
+            part.enable_group_offload(offload_type="block_level", num_blocks_per_group=1, **how)
+        else:
             apply_group_offloading(part, offload_type="leaf_level", **how)
 
 

@@ -36,7 +36,8 @@ class Shape:
     whose kernel keeps a tile of scores a thread; 0 elsewhere. table: numbers in a token's table of rotation, where heads turn at
     speeds of their own; 0 where all turn like one. own_table: numbers in those that such a network makes for itself. held: how
     many arrays of the stream its blocks keep beside those that Wan's keep. rows: of all matrices in `narrow`. stored: bytes of
-    the transformer in its blocks and outside, where it comes out of a GGUF and stays as narrow as it is there.
+    the transformer in its blocks and outside, where it comes out of a GGUF and stays as narrow as it is there. networks: how many
+    transformers of these sizes there are, of which one computes.
     """
 
     spec: Spec
@@ -61,6 +62,7 @@ class Shape:
     held: int = 0
     rows: int = 0
     stored: tuple[int, int] | None = None
+    networks: int = 1
 
     @property
     def width(self) -> int:
@@ -70,11 +72,11 @@ class Shape:
     def weight_bytes(self) -> int:
         """All networks at once. The VAE is kept in fp32."""
         text, vae = self.others
-        return self.network_bytes + text * self.itemsize + vae * 4
+        return self.networks * self.network_bytes + text * self.itemsize + vae * 4
 
     @property
     def network_bytes(self) -> int:
-        """The transformer, as its weights are kept."""
+        """One transformer, as its weights are kept."""
         if self.stored:
             return sum(self.stored)
         narrowed = (self.narrow + (0 if self.has_scales else self.narrow_ends)) * (self.itemsize - 1)
@@ -465,8 +467,9 @@ def load_shape(name: str) -> Shape:
     if is_published(name):
         entry, _, over = entry_of(name)
         shape = load_shape(over)
-        count = shape.parameters * (2 if entry.second else 1)
-        return replace(shape, spec=spec_over(entry, shape.spec, entry.name), parameters=count)
+        return replace(
+            shape, spec=spec_over(entry, shape.spec, entry.name), networks=2 if entry.second else 1
+        )
 
     return shape_of(open_folder(place_of(name), weights=False, name=name))
 

@@ -393,7 +393,7 @@ def outline_of(
             "model": shape.largest_bytes,
         }[offload]
         plain = Blueprint(shape.spec)
-        made = Outline(shape, plain, plain.count, shape.parameters, weights)
+        made = Outline(shape, plain, plain.count, shape.networks * shape.parameters, weights)
     if size is not None:
         made.codec.spec = replace(made.codec.spec, size=size)
     return made
