@@ -1,5 +1,6 @@
 """Generated films whose cuts, places and faults are known: painted places, a camera that moves, every kind of transition."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -160,6 +161,32 @@ def score_cuts(
             wrong.append(frame)
     hits = len(truth) - len(left)
     return 2 * hits / max(1, len(found) + len(truth)), wrong, left
+
+
+def tally(film: Film, found: Sequence[tuple[int, str]]) -> Counter[str]:
+    """Count by kind: changes there are (true), those found (hit), and by that name (named), and finds of nothing (false).
+
+    `found` are frames and kinds. A cut counts within 1 frame, a fade or a dissolve from its first to its last mixed frame; each
+    find counts for one change, so a fade that is found twice is found once and wrong once.
+    """
+    left, count = list(found), Counter()
+    changes = [("cut", frame - 1, frame + 1) for frame in film.cuts] + film.gradual
+    for kind, first, last in changes:
+        near = [b for b in left if first <= b[0] <= last]
+        count[f"{kind} true"] += 1
+        if near:
+            best = min(near, key=lambda b: (b[1] != kind, abs(b[0] - (first + last) / 2)))
+            count[f"{kind} hit"] += 1
+            count[f"{kind} named"] += best[1] == kind
+            left.remove(best)
+    count.update(f"{kind} false" for _, kind in left)
+    return count
+
+
+def f1(count: Counter[str], kind: str) -> float:
+    """F1 of a kind of change, of a tally."""
+    true, hit, false = (count[f"{kind} {what}"] for what in ("true", "hit", "false"))
+    return 2 * hit / max(1, true + hit + false)
 
 
 def montage(seed: int, shots: int = 14, size: tuple[int, int] = SIZE) -> Film:

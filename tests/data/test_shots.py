@@ -1,5 +1,6 @@
 """Films in, shots out: every frame in exactly one, cuts where they are, whatever the file is like."""
 
+from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import FPS, SIZE, Film, Take, montage, score_cuts, write_film, written
+from films import FPS, SIZE, Film, Take, f1, montage, score_cuts, tally, write_film, written
 
 from longshot.data.cuts import Adaptive, CutSettings
 from longshot.data.engine import LocalEngine
@@ -109,13 +110,13 @@ def test_hard_cuts_are_found_to_the_frame_among_flashes_motion_fades_and_dissolv
 
 @pytest.mark.slow
 def test_f1_of_hard_cuts_is_at_least_098_over_many_films(tmp_path):
-    hits = found = true = 0
+    count = Counter()
     for seed in range(40, 60):
         film = montage(seed)
-        cuts = cuts_of(shots_of(film.write(tmp_path / f"{seed}.mp4")), "cut")
-        hits += len(film.cuts) - len(score_cuts(cuts, film.cuts)[2])
-        found, true = found + len(cuts), true + len(film.cuts)
-    assert 2 * hits / (found + true) >= 0.98, (hits, found, true)
+        shots = shots_of(film.write(tmp_path / f"{seed}.mp4"))
+        count += tally(film, [(shot.start_frame, shot.begins) for shot in shots[1:]])
+    scores = {kind: f1(count, kind) for kind in ("cut", "fade", "dissolve")}
+    assert scores["cut"] >= 0.98 and scores["fade"] >= 0.95 and scores["dissolve"] >= 0.8, count
 
 
 def test_a_fade_and_a_dissolve_are_each_one_change(tmp_path):
@@ -124,6 +125,18 @@ def test_a_fade_and_a_dissolve_are_each_one_change(tmp_path):
     assert [s.begins for s in shots] == ["film", "fade", "dissolve"]
     for shot, (_, first, last) in zip(shots[1:], film.gradual, strict=True):
         assert first <= shot.start_frame < last
+
+
+@pytest.mark.parametrize(("out", "dark", "into"), [(6, 3, 12), (16, 11, 16)])
+def test_a_fade_of_any_pace_is_one_change_whatever_its_ramps_look_like(tmp_path, out, dark, into):
+    film = Film().cut(Take(1, 40, pan=1.5, runner=4))
+    film.fade(Take(2, 40, pan=1.5, runner=4), out=out, dark=dark, into=into)
+    shots = shots_of(film.write(tmp_path / "film.mp4"))
+    assert (
+        tally(film, [(shot.start_frame, shot.begins) for shot in shots[1:]])["fade hit"]
+        == len(shots) - 1
+        == 1
+    )
 
 
 def test_a_fade_in_at_the_start_and_a_flash_are_no_cuts(tmp_path):

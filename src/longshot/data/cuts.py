@@ -183,7 +183,7 @@ class Classic:
         self.fits: deque[tuple[int, float, float, int]] = deque(maxlen=2 * self.reach + 2)
         self.dark = _Hold()
         self.bright = _Hold()
-        self.given = -1
+        self.given: deque[Boundary] = deque(maxlen=8)
 
     def push(self, picture: Small, tiny: Tiny) -> list[Boundary]:
         now = self.history.end
@@ -213,15 +213,21 @@ class Classic:
         self.found = [b for b in self.found if b.frame > until]
         out = []
         for boundary in ready:
-            # Whatever explains the same change twice: a hard cut says it best.
-            better = {"dissolve": ("cut", "fade"), "fade": ("cut",)}.get(boundary.kind, ())
-            rivals = [b for b in (*ready, *self.found) if b.kind in better]
-            if any(abs(b.frame - boundary.frame) <= b.half + boundary.half + 1 for b in rivals):
-                continue
-            if boundary.frame > max(self.given, 0):
+            rivals = (*self.given, *ready, *self.found)
+            if not any(self._says_better(rival, boundary) for rival in rivals) and boundary.frame > (
+                self.given[-1].frame if self.given else 0
+            ):
                 out.append(boundary)
-                self.given = boundary.frame
+                self.given.append(boundary)
         return out
+
+    def _says_better(self, rival: Boundary, boundary: Boundary) -> bool:
+        """Whether both explain the same change and the rival is the simpler word for it: cut, then fade, then dissolve."""
+        if rival.kind not in {"dissolve": ("cut", "fade"), "fade": ("cut",)}.get(boundary.kind, ()):
+            return False
+        # The way into the dark and out of it fits a dissolve; it takes about as long again as the dark.
+        ramp = self.near if rival.kind == "fade" else 1
+        return abs(rival.frame - boundary.frame) <= rival.half + boundary.half + ramp
 
     # -- hard cuts
     def _check_hard(self, frame: int) -> None:
@@ -255,28 +261,16 @@ class Classic:
         if inside:
             if hold.since is None:
                 hold.since = now
-            if now - hold.since + 1 == self.hold and hold.since > 0 and not self._hard_at(hold.since):
+            if now - hold.since + 1 == self.hold and hold.since > 0:
                 self.found.append(Boundary(hold.since, "fade"))
             return
         since, hold.since = hold.since, None
         if since is None or since == 0:
             return
         if now - since >= self.hold:
-            if not self._hard_at(now):
-                self.found.append(Boundary(now, "fade"))
-        elif (
-            now - since >= 2
-            and not self._hard_at(since)
-            and not self._hard_at(now)
-            and self._differs(since, now)
-        ):
+            self.found.append(Boundary(now, "fade"))
+        elif now - since >= 2 and self._differs(since, now):
             self.found.append(Boundary((since + now) // 2, "fade", half=(now - since) // 2))
-
-    def _hard_at(self, frame: int) -> bool:
-        near = range(frame - 1, frame + 2)
-        return any(h in near for h in self.hard) or any(
-            b.frame in near and b.kind == "cut" for b in self.found
-        )
 
     def _differs(self, since: int, now: int) -> bool:
         """Whether the pictures on both sides of the dark are two; the frames nearest to it show what is there."""

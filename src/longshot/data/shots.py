@@ -37,7 +37,7 @@ class Shots(Stage):
 
     name = "shots"
     after = "probe"
-    version = 2
+    version = 3
     reads = FilmRow
     writes = ShotRow
     settings: ShotSettings
