@@ -1,5 +1,6 @@
 """Shots in, scenes out: what belongs together is together, nothing is longer than the window, takes split at their events."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -110,23 +111,46 @@ def test_every_shot_is_in_exactly_one_scene_no_longer_than_the_window(count, max
     links = np.zeros((count, count), bool)
     for a, b in pairs:
         links[min(a, b), max(a, b)] |= a != b
-    groups = list(linked_groups(links))
+    groups = list(linked_groups(onward(links, False)))
     assert [n for group in groups for n in group] == list(range(count))
     # A boundary is where no link crosses, and only there.
     crossed = [any(links[a, b] for a in range(k) for b in range(k, count)) for k in range(1, count)]
     assert [group.start for group in groups[1:]] == [k for k, c in enumerate(crossed, 1) if not c]
     alike = np.triu(np.random.default_rng(count).random((count, count)), 1)
     for group in groups:
-        parts = split(group, alike, [1.0] * count, max_shots, None)
+        parts = split(group, onward(alike, -1.0), [1.0] * count, max_shots, None)
         assert [n for part in parts for n in part] == list(group) and max(map(len, parts)) <= max_shots
         assert len(parts) == -(-len(group) // max_shots)
+
+
+def onward(square: np.ndarray, none) -> np.ndarray:
+    """Of a matrix over pairs of shots, a row a shot: its pairs with the next one, the one after that, ..."""
+    count = len(square)
+    return np.array([[*square[n, n + 1 :], *[none] * (n + 1)] for n in range(count)], square.dtype)
 
 
 def test_likeness_is_that_of_the_two_most_similar_pictures():
     a, b, c = (colours([picture(n)]) for n in (1, 2, 3))
     alike = likenesses([np.concatenate([a, b]), c, np.concatenate([c, b])], reach=2)
-    assert alike[0, 2] == pytest.approx(1) and alike[1, 2] == pytest.approx(1) and alike[0, 1] < 0.6
-    assert likenesses([a, c, a], reach=1)[0, 2] == -1
+    assert alike[0, 1] == pytest.approx(1) and alike[1, 0] == pytest.approx(1) and alike[0, 0] < 0.6
+    assert (alike[1, 1], *alike[2]) == (-1, -1, -1)
+    assert likenesses([a, c, a], reach=1).shape == (3, 1)
+
+
+def test_of_a_long_film_only_the_vectors_of_the_shots_in_reach_are_held():
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def seen():
+        nonlocal most
+        for n in range(200):
+            vector = np.full((1, 2), n % 2, np.float32)
+            alive.append(weakref.ref(vector))
+            most = max(most, sum(reference() is not None for reference in alive))
+            yield vector
+
+    assert likenesses(seen(), reach=3).shape == (200, 3)
+    assert most <= 5
 
 
 def test_a_division_that_no_lengths_allow_is_none():

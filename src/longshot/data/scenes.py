@@ -1,5 +1,6 @@
 """Stage `scenes`: adjacent shots of one place and cast become a scene; a long take becomes one, split at its events."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -14,8 +15,12 @@ from longshot.data.records import Row, SceneRow, SceneShot, ShotRow
 from longshot.data.shots import tiles_of
 from longshot.data.stage import Made, Place, Settings, Stage, Unit
 
-ShotVectors = Sequence[Float32[np.ndarray, "_ width"]]
+ShotVectors = Iterable[Float32[np.ndarray, "_ width"]]
 """Of each shot, vectors of its pictures; each has its own number of them."""
+Alike = Float[np.ndarray, "shots reach"]
+"""How alike each shot is to the next one, the one after that, and so on; -1 to 1."""
+CHANGED = {"id", "start_frame", "stop_frame", "start_s", "stop_s", "samples", "first_tile", "begins"}
+"""Fields in which a part of a take differs from the whole."""
 
 FLAT = 0.04
 """Spread of brightness, 0 to 1, below which a picture shows nothing to compare."""
@@ -66,32 +71,36 @@ class Scenes(Stage):
     def run(self, unit: Unit, key: str) -> Made:
         shots = [ShotRow.of(row) for row in unit.rows]
         encode = encoder(self.settings.encoder, self.settings.model)
-        vectors = [encode(tiles_of(self.place, shot)) for shot in shots]
-        rows = [self._scene(shots, vectors, part) for part in self._parts(shots, vectors)]
-        for shot, vector in zip(shots, vectors, strict=True):
-            rows += self._takes(shot, vector)
+        rows: list[SceneRow] = []
+
+        def vectors() -> Iterator[Vectors]:
+            for shot in shots:
+                seen = encode(tiles_of(self.place, shot))
+                rows.extend(self._takes(shot, seen))
+                yield seen
+
+        alike = likenesses(vectors(), self.settings.reach)
+        rows += [self._scene(shots, alike, part) for part in self._parts(shots, alike)]
         return Made(sorted(rows, key=lambda row: (row.shots[0].start_frame, row.kind)))
 
     def _linked(self) -> float:
         return LINKED[self.settings.encoder] if self.settings.similarity is None else self.settings.similarity
 
     # -- scenes of several shots
-    def _parts(self, shots: Sequence[ShotRow], vectors: ShotVectors) -> Iterator[range]:
+    def _parts(self, shots: Sequence[ShotRow], alike: Alike) -> Iterator[range]:
         settings = self.settings
-        alike = likenesses(vectors, settings.reach)
         links = alike >= self._linked()
-        for early, late in zip(*np.nonzero(links), strict=True):
-            if shots[late].start_s - shots[early].stop_s > settings.reach_s:
-                links[early, late] = False
+        for early, k in zip(*np.nonzero(links), strict=True):
+            if shots[early + 1 + k].start_s - shots[early].stop_s > settings.reach_s:
+                links[early, k] = False
         lengths = [shot.seconds for shot in shots]
         for group in linked_groups(links):
             yield from split(group, alike, lengths, settings.max_shots, settings.max_s)
 
-    def _scene(self, shots: Sequence[ShotRow], vectors: ShotVectors, part: range) -> SceneRow:
+    def _scene(self, shots: Sequence[ShotRow], alike: Alike, part: range) -> SceneRow:
         inside = [shots[n] for n in part]
-        alike = likenesses([vectors[n] for n in part], self.settings.reach)
-        near = [float(alike[n, n + 1 :].max()) for n in range(len(inside) - 1)]
-        members = tuple(SceneShot(**shot.model_dump(), cut=True) for shot in inside)
+        near = [float(alike[n, : part.stop - 1 - n].max()) for n in part[:-1]]
+        members = tuple(SceneShot(**dict(shot), cut=True) for shot in inside)
         return SceneRow(
             id=f"{inside[0].film.sha256[:16]}-{inside[0].start_frame:07d}-{inside[-1].stop_frame:07d}",
             film=inside[0].film,
@@ -129,18 +138,7 @@ class Scenes(Stage):
         first, last = starts[n], starts[n + 1] if n + 1 < len(starts) else len(shot.samples)
         begin, end = shot.samples[first], shot.samples[last] if last < len(shot.samples) else None
         return SceneShot(
-            **shot.model_dump(
-                exclude={
-                    "id",
-                    "start_frame",
-                    "stop_frame",
-                    "start_s",
-                    "stop_s",
-                    "samples",
-                    "first_tile",
-                    "begins",
-                }
-            ),
+            **{name: value for name, value in shot if name not in CHANGED},
             id=f"{shot.id}.{n}",
             start_frame=begin.frame if n else shot.start_frame,
             stop_frame=end.frame if end else shot.stop_frame,
@@ -153,34 +151,41 @@ class Scenes(Stage):
         )
 
 
-def likenesses(vectors: ShotVectors, reach: int) -> Float[np.ndarray, "shots shots"]:
-    """Return how alike shots are, -1 to 1, for pairs at most `reach` apart (the later in columns); -1 elsewhere.
+def likenesses(vectors: ShotVectors, reach: int) -> Alike:
+    """Return how alike each shot is to the next `reach` ones, -1 to 1; -1 where there is none any more.
 
-    Two shots are as alike as their most similar pictures: the camera may show the place only for a moment.
+    Two shots are as alike as their most similar pictures: the camera may show the place only for a moment. Of the vectors,
+    those of `reach` shots are held at a time, so that a film may be of any length.
     """
-    alike = np.full((len(vectors), len(vectors)), -1.0)
-    for early in range(len(vectors)):
-        for late in range(early + 1, min(early + reach, len(vectors) - 1) + 1):
-            alike[early, late] = float((vectors[early] @ vectors[late].T).max())
-    return alike
+    rows: list[np.ndarray] = []
+    before: deque[Vectors] = deque(maxlen=reach)
+    for late, seen in enumerate(vectors):
+        rows.append(np.full(reach, -1.0))
+        for k, earlier in enumerate(reversed(before)):
+            rows[late - 1 - k][k] = float((earlier @ seen.T).max())
+        before.append(seen)
+    return np.stack(rows) if rows else np.empty((0, reach))
 
 
-def linked_groups(links: Bool[np.ndarray, "shots shots"]) -> Iterator[range]:
-    """Yield runs of shots: a boundary lies where no link goes from a shot before it to one after (overlapping links)."""
+def linked_groups(links: Bool[np.ndarray, "shots reach"]) -> Iterator[range]:
+    """Yield runs of shots: a boundary lies where no link goes from a shot before it to one after (overlapping links).
+
+    links: of each shot, whether it is linked to the next one, the one after that, and so on.
+    """
     start, furthest = 0, 0
     for shot in range(len(links)):
         if shot > furthest:
             yield range(start, shot)
             start = shot
         later = np.nonzero(links[shot])[0]
-        furthest = max(furthest, shot, int(later.max()) if len(later) else shot)
+        furthest = max(furthest, shot, shot + 1 + int(later.max()) if len(later) else shot)
     if len(links):
         yield range(start, len(links))
 
 
 def split(
     group: range,
-    alike: Float[np.ndarray, "shots shots"],
+    alike: Alike,
     lengths: Sequence[float],
     max_shots: int,
     max_s: float | None,
@@ -198,7 +203,7 @@ def split(
         for start in range(stop - 1, max(-1, stop - max_shots - 1), -1):
             if max_s is not None and stop - start > 1 and sum(lengths[n] for n in shots[start:stop]) > max_s:
                 break
-            cost = max(0.0, float(alike[shots[start] - 1, shots[start]])) if start else 0.0
+            cost = max(0.0, float(alike[shots[start] - 1, 0])) if start else 0.0
             options.append((best[start][0] + 1, best[start][1] + cost, start))
         best.append(min(options))
     cuts = [len(shots)]
