@@ -8,7 +8,7 @@ from adapters import factors, write_peft
 from pipelines import SMALL, saved, wan
 from safetensors.torch import save_file
 
-from commands import done, write_scene
+from commands import done, refused, write_scene
 from longshot.bases.lora import apply, restore
 from longshot.bases.wan_names import wan_name
 from longshot.model.context import Context
@@ -124,11 +124,17 @@ def test_a_film_is_made_and_goes_on_with_a_lora_and_every_way_to_need_less_memor
         "fp8",
         "--cache-device",
         "cpu",
+        "--share-history",
     ]
     film = tmp_path / "film"
     done("sample", scene, "--out", film, "--mode", "causal", "--save-context", *asked, *less)
     context = Context.load(film / "context/branch_0.safetensors")
+    assert not (film / "context/branch_1.safetensors").exists()
     assert {m.keys.dtype for m in context.memories} == {torch.float8_e4m3fn} and context.shots == (1, 2)
     done("extend", film, "--prompt", "it walks", "--frames", 5, *asked, *less)
     manifest = json.loads((film / "manifest.json").read_text())
     assert len(manifest["shots"]) == 3 and manifest["loras"] == [f"{tmp_path}/a.safetensors:0.5"]
+    plain = ["sample", scene, "--out", tmp_path / "x", *asked, "--share-history"]
+    assert "--share-history is about the KV cache, which joint hasn't" in refused(*plain, "--mode", "joint")
+    line = refused(*plain, "--mode", "causal", "--guidance", 1)
+    assert "--share-history: is for the two passes of guidance" in line

@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pipelines import SMALL, ltx2, ltx2_velocity, saved
+from pipelines import SMALL, ltx2, ltx2_film, ltx2_velocity, saved
+from safetensors.torch import load_file
 
+from commands import done, write_scene
 from longshot.bases import load_base, load_spec
 from longshot.bases.hub import open_folder
 from longshot.bases.ltx2 import LTX2, LTX2Base
@@ -18,7 +20,8 @@ from longshot.errors import UserError
 from longshot.layout import Group, Layout
 from longshot.model.context import Context
 from longshot.sample.denoise import Sampling, denoise, levels_of, noise_of
-from longshot.sample.plan import PlannedShot, together
+from longshot.sample.plan import PlannedShot, autoregressive, together
+from longshot.scene import Scene, Shot
 
 EXACT = 2e-5
 NEWER = dict(  # LTX-2.3
@@ -135,9 +138,72 @@ def test_noise_levels_are_those_of_its_scheduler_for_a_shot_of_the_default_size(
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(copy / "scheduler")
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 30, 30), mu=mu)
     spec = load_spec(str(copy))
-    levels = levels_of(spec, Sampling(steps=30, shift=spec.shift))
-    assert torch.allclose(levels, scheduler.sigmas, atol=1e-6) and float(levels[-2]) == pytest.approx(0.1)
+    for sampling in (Sampling(steps=30, shift=spec.shift), Sampling(steps=30, shift=None)):
+        levels = levels_of(spec, sampling, 16 * 16 * 24)
+        assert torch.allclose(levels, scheduler.sigmas, atol=1e-6) and float(levels[-2]) == pytest.approx(0.1)
     assert LTX2.shift == pytest.approx(spec.shift, rel=0.01) and LTX2.last_level == spec.last_level
+    assert LTX2.shifts == spec.shifts
+    assert load_spec(str(folder)).shifts is None and load_spec(str(folder)).shift == 3.0
+
+
+DYNAMIC = dict(  # as published, but over fewer tokens, so that small shots differ
+    use_dynamic_shifting=True,
+    base_image_seq_len=4,
+    max_image_seq_len=16,
+    base_shift=0.95,
+    max_shift=2.05,
+    shift_terminal=0.1,
+)
+
+
+@pytest.mark.parametrize(("frames", "size"), [(9, (64, 32)), (17, (64, 64)), (33, (96, 64))])
+def test_the_shift_follows_the_tokens_of_a_shot_as_diffusers_own_pipeline_has_it(
+    folder, tmp_path, frames, size
+):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    change(copy, "scheduler/scheduler_config.json", **DYNAMIC)
+    base, pipe, (width, height) = load_base(str(copy)), ltx2(), size
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(copy / "scheduler")
+    scene = write_scene(
+        tmp_path / "scene.yaml", Scene(shots=[Shot(prompt="a dog waves", frames=frames)], seed=7)
+    )
+    asked = ["--base", copy, "--size", f"{width}x{height}", "--steps", 3, "--guidance", 4]
+    done("sample", scene, "--out", tmp_path / "film", *asked)
+    made = load_file(tmp_path / "film/latents/shot_01.safetensors")["z"]
+    grid = base.spec.grid(frames, width, height)
+    shot = PlannedShot(1, "shot 1", "a dog waves", grid, (7, "1", 0))
+    noise = unpack(noise_of(shot, base.spec.channels), grid, base.patch)
+    latent = ltx2_film(pipe, noise, "a dog waves", frames, 3, 4.0, "latent")
+    assert torch.allclose(made, pack(latent[None], grid, base.patch), rtol=0, atol=2e-4)
+    assert abs(base.spec.shift_at(int(np.prod(grid))) / base.spec.shift - 1) > 0.1
+
+
+def test_shots_that_are_made_at_once_share_the_levels_of_the_largest_and_a_given_shift_stays():
+    spec = replace(LTX2, shifts=((4, 0.95), (16, 2.05)))
+    sampling = Sampling(steps=4, shift=None)
+    assert torch.equal(
+        levels_of(spec, sampling, 4), levels_of(spec, replace(sampling, shift=spec.shift_at(4)))
+    )
+    assert not torch.allclose(levels_of(spec, sampling, 4), levels_of(spec, sampling, 16))
+    fixed = replace(sampling, shift=5.0)
+    assert torch.equal(levels_of(spec, fixed, 4), levels_of(spec, fixed, 16))
+
+    class Noting(LTX2Base):
+        def velocity(self, z, text, sigma, layout, visibility, past=None):
+            seen.append(sigma.max().item())
+            return super().velocity(z, text, sigma, layout, visibility, past)
+
+    base = Noting(ltx2(), replace(spec, channels=4))
+    shots = [
+        PlannedShot(i + 1, f"shot {i + 1}", "a dog", (n, 2, 2), (7, str(i), 0)) for i, n in enumerate((1, 4))
+    ]
+    for plan, tokens in ((together("", shots), [16]), (autoregressive("", shots), [4, 16])):
+        seen: list[float] = []
+        list(denoise(base, plan, replace(sampling, guidance=1.0)))
+        expected = [float(s) for n in tokens for s in levels_of(spec, sampling, n)[:-1]]
+        assert seen == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,7 @@ def test_a_plan_knows_what_is_done_to_need_less_memory():
     weights, cache, working = needs()
     assert needs(cache_dtype="bf16") == (weights, cache // 2, working - cache // 2)
     assert needs(cache_dtype="fp8")[1] == cache // 4 and needs(cache_dtype="fp32")[1] == cache
+    assert needs(share_history=True)[1] == cache // 2
     assert needs(cache_elsewhere=True) == (weights, cache, working - cache)
     saved = weights - needs(economy=Economy("fp8"))[0]
     assert saved == pytest.approx(3 * known_shapes()["wan2.2-ti2v-5b"].parameters, rel=0.02)

@@ -245,6 +245,26 @@ def test_a_file_that_is_not_the_transformer_of_the_base_is_named(place, tmp_path
     for kind in ("gguf", "safetensors"):
         (tmp_path / f"words.{kind}").write_text("a red puppet, and some more words")
         assert f"not a readable {kind} file" in told(tmp_path / f"words.{kind}")
-    hunyuan15().save_pretrained(tmp_path / "hunyuan")
-    line = told(place / "own.safetensors", str(tmp_path / "hunyuan"))
-    assert "diffusers reads no single files of HunyuanVideo15Transformer3DModel" in line
+
+
+def test_hunyuan15_is_read_out_of_one_file_in_diffusers_names_and_no_others(place, tmp_path):
+    folder = saved(next(s for s in SMALL if s.make is hunyuan15), tmp_path)
+    state = {f"model.{name}": tensor for name, tensor in hunyuan15().transformer.state_dict().items()}
+    save_file(state, tmp_path / "one.safetensors")
+    expected = velocity(load_base(str(folder)))
+    base = load_base(str(folder), transformer=tmp_path / "one.safetensors")
+    torch.testing.assert_close(velocity(base), expected, rtol=0, atol=2e-6)
+    half = load_base(str(folder), dtype=torch.bfloat16, transformer=tmp_path / "one.safetensors").network
+    whole = load_base(str(folder), dtype=torch.bfloat16).network.state_dict()
+    assert all(torch.equal(w, whole[k]) and w.dtype == whole[k].dtype for k, w in half.state_dict().items())
+
+    def told(file) -> str:
+        with pytest.raises(UserError) as error:
+            load_base(str(folder), transformer=file)
+        return str(error.value)
+
+    assert "config it must fit, in diffusers' names" in told(place / "own.safetensors")
+    assert "reads no GGUF of HunyuanVideo15Transformer3DModel" in told(place / "q8.gguf")
+    first = "model.transformer_blocks.0.attn.to_q.weight"
+    save_file(state | {first: torch.zeros(3, 3)}, tmp_path / "changed.safetensors")
+    assert "attn.to_q.weight has another shape than" in told(tmp_path / "changed.safetensors")

@@ -1,7 +1,7 @@
 """The one loop: every mode against a sampler written by hand, and what must stay as it is."""
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from core_fixtures import DoubleBase, FieldBase, few, quiet, small_base, some
 from longshot.errors import UserError
 from longshot.flow import sigma_table
-from longshot.layout import GLOBAL, Layout
+from longshot.layout import GLOBAL, Group, Layout, global_group
 from longshot.model.context import Context
 from longshot.sample.denoise import Finished, Sampling, Step, denoise, generator_of, noise_of
 from longshot.sample.plan import Plan, autoregressive, reshoot, together
@@ -430,6 +430,51 @@ def test_settings_that_make_no_film_are_refused_in_one_line(settings, message):
     with pytest.raises(UserError, match=message) as caught:
         Sampling(**settings)
     assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_a_shared_history_is_that_of_the_pass_with_words_and_the_pass_without_reads_it_too():
+    plan, sampling = autoregressive(GLOBAL_PROMPT, story(3)), replace(GUIDED, share_history=True)
+    made, finished = make(plan, sampling)
+    level, zero = plan.context_sigma, torch.zeros(1, BASE.spec.channels, dtype=torch.float64)
+    top, empty = BASE.encode_text([GLOBAL_PROMPT, ""])
+    first = Layout.single(global_group(len(top)))
+    _, (history,) = BASE.remember(zero, top, torch.zeros(1), first, "causal", [Context()])
+    for planned in plan.shots:
+        (text,) = BASE.encode_text([planned.prompt])
+        noise = noise_of(planned, BASE.spec.channels).double()
+
+        def after(context: Context, words: Tensor) -> Layout:
+            group = Group(planned.shot, len(words), planned.grid)  # noqa: B023 - called within the round
+            return Layout.single(*context.groups, group, past=len(context.groups))
+
+        z = noise
+        for now, then in pairwise(sigma_table(sampling.steps, sampling.shift).double().tolist()):
+            sigma = torch.tensor([now])
+            shots = history.select([s for s in history.shots if s != GLOBAL])
+            v, w = (
+                BASE.velocity(z, words, sigma, after(context, words), "causal", [context])
+                for context, words in ((history, text), (shots, empty))
+            )
+            z = z + (then - now) * (w + sampling.guidance * (v - w))
+        assert torch.allclose(made[planned.shot], z, rtol=0, atol=1e-6)
+        held = torch.lerp(z, noise, level)
+        where = after(history, text)
+        _, (history,) = BASE.remember(held, text, torch.tensor([level]), where, "causal", [history])
+    apart, own = make(plan, GUIDED)
+    assert not torch.allclose(made[3], apart[3], atol=1e-4) and torch.equal(made[1], apart[1])
+    assert len(finished.contexts) == 1 and finished.contexts[0].shots == (GLOBAL, 1, 2, 3)
+    assert finished.contexts[0].nbytes == own.contexts[0].nbytes
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_story_goes_on_from_a_shared_history_as_if_it_had_been_told_at_once(reuse):
+    sampling = replace(GUIDED, share_history=True, reuse_steps=reuse)
+    whole, _ = make(autoregressive(GLOBAL_PROMPT, story(3)), sampling)
+    made, last = make(autoregressive(GLOBAL_PROMPT, story(2)), sampling)
+    shots = [replace(s, given=made.get(s.shot)) for s in story(3)]
+    more, _ = make(autoregressive(GLOBAL_PROMPT, shots), sampling, contexts=last.contexts)
+    assert torch.allclose(more[3], whole[3], rtol=0, atol=EXACT)
 
 
 def test_contexts_of_another_number_of_branches_are_refused():

@@ -52,8 +52,14 @@ def test_the_flops_of_a_film_are_those_that_torch_counts_while_it_is_made(name, 
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(steps=2, guidance=1.0), Sampling(steps=2, solver="heun"), Sampling(steps=2, reuse_steps=True)],
-    ids=["no guidance", "heun", "steps reused"],
+    [
+        Sampling(steps=2, guidance=1.0),
+        Sampling(steps=2, solver="heun"),
+        Sampling(steps=2, reuse_steps=True),
+        Sampling(steps=2, share_history=True),
+        Sampling(steps=2, share_history=True, reuse_steps=True),
+    ],
+    ids=["no guidance", "heun", "steps reused", "history shared", "both"],
 )
 def test_the_flops_follow_the_solver_guidance_and_cache(sampling):
     assert_counted(PLANS["cached"](True), sampling)

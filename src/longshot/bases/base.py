@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, exp, floor
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -64,7 +64,8 @@ class Spec:
     to (LCT sec. 3.2). "joined": it is written before each shot's own prompt, since the base was trained on single shots that
     read one text each; then no layout has a group 0. cut: how the prompt of a shot that begins with a cut begins; LCT's mark
     means nothing to weights that were not trained with it. multishot: None for LCT's way with several shots.
-    last_level: the noise level before 0 in the last step, see `flow.sigma_table`.
+    last_level: the noise level before 0 in the last step, see `flow.sigma_table`. shifts: where the shift grows with a shot's
+    tokens, tokens and the logarithm of the shift at two sizes; `shift` is then that of a shot of the default size.
     """
 
     name: str
@@ -88,6 +89,14 @@ class Spec:
     solver: Solver = "euler"
     multishot: MultiShot | None = None
     last_level: float = 0.0
+    shifts: tuple[tuple[int, float], tuple[int, float]] | None = None
+
+    def shift_at(self, tokens: int) -> float:
+        """The shift for a shot of so many tokens."""
+        if self.shifts is None:
+            return self.shift
+        (few, low), (many, high) = self.shifts
+        return exp(low + (high - low) * (tokens - few) / (many - few))
 
     def wording(self, global_prompt: str, prompt: str, shot: int = 1) -> str:
         """What the text encoder reads for a shot. A base's own sign of a cut comes first of all. shot: its number, from 1."""

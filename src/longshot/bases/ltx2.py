@@ -13,7 +13,6 @@ Positions are seconds and pixels as fractions of (20 s, 2048 px), and only secon
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import exp
 from typing import Any
 
 import numpy as np
@@ -51,6 +50,7 @@ LTX2 = Spec(
     prompts="joined",
     cut="",
     last_level=0.1,
+    shifts=((1024, 0.95), (4096, 2.05)),
 )
 
 
@@ -77,16 +77,18 @@ def spec_of(folder: Folder) -> Spec:
     tokens = (-(-spec.default_frames // time)) * (h // height) * (w // width)
     scheduler = folder.config("scheduler")
     last = float(scheduler.get("shift_terminal") or 0)
-    return replace(spec, max_frames=most, shift=_shift(scheduler, tokens), last_level=last)
+    spec = replace(spec, max_frames=most, shifts=_shifts(scheduler), last_level=last)
+    fixed = float(scheduler.get("shift") or LTX2.shift)
+    return replace(spec, shift=spec.shift_at(tokens) if spec.shifts else fixed)
 
 
-def _shift(scheduler: dict, tokens: int) -> float:
-    """How far the noise levels of a shot of so many tokens are moved towards noise: as its pipeline does, more for more."""
+def _shifts(scheduler: dict) -> tuple[tuple[int, float], tuple[int, float]] | None:
+    """Where its pipeline has the shift grow with the tokens of a shot, and how; see `Spec.shifts`."""
     if not scheduler.get("use_dynamic_shifting"):
-        return float(scheduler.get("shift") or LTX2.shift)
+        return None
     few, many = scheduler.get("base_image_seq_len", 1024), scheduler.get("max_image_seq_len", 4096)
     low, high = scheduler.get("base_shift", 0.95), scheduler.get("max_shift", 2.05)
-    return exp(low + (high - low) * (tokens - few) / (many - few))
+    return (int(few), float(low)), (int(many), float(high))
 
 
 class LTX2Base(PipelineBase):

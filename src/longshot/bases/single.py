@@ -25,20 +25,24 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 def load_single(cls: Any, file: Path, folder: Path, dtype: torch.dtype) -> Any:
     """The network of a class with the weights of one file and the config in `folder/transformer`, strictly.
 
-    Raises UserError for a file that isn't there, of another kind or another network, and for a class that diffusers reads no
-    single files of.
+    A class that diffusers reads no single files of takes safetensors in diffusers' own names. Raises UserError for a file that
+    isn't there, of another kind or another network.
     """
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
     check_file(file)
-    if cls.__name__ not in SINGLE_FILE_LOADABLE_CLASSES:
-        raise UserError(f"{file}: diffusers reads no single files of {cls.__name__}; use a diffusers folder")
+    is_readable = cls.__name__ in SINGLE_FILE_LOADABLE_CLASSES
+    if file.suffix == ".gguf" and not is_readable:
+        raise UserError(f"{file}: diffusers reads no GGUF of {cls.__name__}; use safetensors")
     with torch.device("meta"):
         wanted = set(cls.from_config(cls.load_config(folder, subfolder="transformer")).state_dict())
     found = {_tensor_name(cls.__name__, tensor.name) for tensor in contents(file)}
     for name in sorted(found ^ wanted):
         what = "is missing" if name in wanted else "belongs to another network"
-        raise UserError(f"{file}: the tensor {name} {what}; {folder.name} has the config it must fit")
+        named = "" if is_readable else ", in diffusers' names"
+        raise UserError(f"{file}: the tensor {name} {what}; {folder.name} has the config it must fit{named}")
+    if not is_readable:
+        return _with_state(cls, file, folder, dtype)
     options: dict[str, Any] = {"config": str(folder), "subfolder": "transformer", "torch_dtype": dtype}
     if file.suffix == ".gguf":
         from diffusers import GGUFQuantizationConfig
@@ -52,6 +56,27 @@ def load_single(cls: Any, file: Path, folder: Path, dtype: torch.dtype) -> Any:
     bare = [name for name, weight in network.named_parameters() if weight.is_meta]
     if bare:
         raise UserError(f"{file}: the tensor {bare[0]} could not be read")
+    return network.eval().requires_grad_(False)
+
+
+def _with_state(cls: Any, file: Path, folder: Path, dtype: torch.dtype) -> Any:
+    """A network whose tensors lie in one safetensors file under their own names."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        network = cls.from_config(cls.load_config(folder, subfolder="transformer"))
+    whole = cls._keep_in_fp32_modules or ()  # as diffusers loads it from a folder
+    state = {}
+    with safe_open(file, "pt") as tensors:
+        for name, own in network.state_dict().items():
+            key = next(k for k in (name, *(f"{p}{name}" for p in PREFIXES)) if k in tensors.keys())  # noqa: SIM118
+            if tensors.get_slice(key).get_shape() != list(own.shape):
+                raise UserError(
+                    f"{file}: the tensor {name} has another shape than {folder.name}'s config says"
+                )
+            kept = any(part in name.split(".") for part in whole)
+            state[name] = tensors.get_tensor(key).to(torch.float32 if kept else dtype)
+    network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
 
 

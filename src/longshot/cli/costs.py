@@ -16,6 +16,7 @@ def plan(
     size: str | None = None,
     cache_dtype: Literal["own", "fp32", "bf16", "fp8"] = "own",
     cache_device: str | None = None,
+    share_history: bool = False,
     weight_dtype: Literal["own", "fp8", "int8"] = "own",
     offload: Literal["none", "group", "model"] = "none",
     transformer: Path | None = None,
@@ -27,7 +28,7 @@ def plan(
             pretrained bases only the configs are read.
         mode: as in `longshot sample`.
         size: pixels of a frame, as WIDTHxHEIGHT; the base's own size if not given.
-        cache_dtype: as in `longshot sample`, like the three below.
+        cache_dtype: as in `longshot sample`, like the four below.
         transformer: one file (safetensors or GGUF) that holds the base's transformer; its header is read.
     """
     import torch
@@ -43,6 +44,7 @@ def plan(
         device=here,
         cache_dtype=cache_dtype,
         cache_device=cache_device,
+        share_history=share_history,
         weight_dtype=weight_dtype,
         offload=offload,
     )

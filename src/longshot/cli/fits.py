@@ -64,6 +64,7 @@ def refuse_options(
         "--save-context": save_context,
         "--cache-dtype": options.cache_dtype != "own",
         "--cache-device": options.cache_device is not None,
+        "--share-history": options.share_history,
     }
     for option, is_asked in of_cache.items():
         if is_asked and not is_cached:
@@ -78,12 +79,17 @@ def refuse_options(
         raise UserError(f"--history: in joint mode all shots see each other; {advice}")
     if save_context:
         refuse_saving(spec)
+    if options.share_history and options.sampling(spec).branches == 1:
+        raise UserError(
+            "--share-history: is for the two passes of guidance, and guidance 1 has one: leave it out"
+        )
     if not holds_history_clean(spec):
         return
     own = "sees a history of its own choice, which doesn't depend on this"
     for option, is_asked, why in (
         ("--context-sigma", options.context_sigma is not None, "reads its history clean"),
         ("--window", options.window is not None, own),
+        ("--share-history", options.share_history, own),
         ("--history", history != "recent", own),
     ):
         if is_asked:

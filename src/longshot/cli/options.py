@@ -55,6 +55,8 @@ class Options:
     """how the KV cache is kept: as the network computes it, or narrower, which moves later shots a little"""
     cache_device: str | None = None
     """where the KV cache is kept; cpu saves memory on a GPU and costs time"""
+    share_history: bool = False
+    """with guidance: the pass without words reads the KV cache of the pass with words, so that one is kept instead of two"""
     weight_dtype: Literal["own", "fp8", "int8"] = "own"
     """of a pretrained base: fp8 and int8 take half the memory of bf16 and move pictures a little"""
     offload: Literal["none", "group", "model"] = "none"
@@ -84,11 +86,12 @@ class Options:
 
         return Sampling(
             steps=spec.steps if self.steps is None else self.steps,
-            shift=spec.shift if self.shift is None else self.shift,
+            shift=self.shift if self.shift is not None else None if spec.shifts else spec.shift,
             guidance=spec.guidance if self.guidance is None else self.guidance,
             solver=spec.solver if self.solver is None else self.solver,
             reuse_steps=reuse_steps,
             cache_dtype=self.cache_dtype,
+            share_history=self.share_history,
         )
 
     def open(self, causal: bool) -> "Base":
@@ -165,7 +168,8 @@ class Options:
         from longshot.sample.forecast import Savings
 
         elsewhere = self.cache_device is not None and self.cache_device != self.device
-        return Savings(Economy(self.weight_dtype, self.offload, self.tile_vae), self.cache_dtype, elsewhere)
+        economy = Economy(self.weight_dtype, self.offload, self.tile_vae)
+        return Savings(economy, self.cache_dtype, elsewhere, self.share_history)
 
     def frame_size(self, spec: "Spec") -> tuple[int, int]:
         """(width, height) of the frames to make. Raises UserError for a size that the base can't make."""

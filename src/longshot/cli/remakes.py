@@ -120,7 +120,7 @@ def extend(
     base = options.open(causal=mode == "causal")
     findings = check_shots(film, scene, base, range(first, first + len(new)))
     plan = planned(mode, options.window)
-    branches = options.sampling(base.spec).branches
+    branches = options.sampling(base.spec).histories
     contexts = (
         FilmFolder(film).load_contexts(base.fingerprint(), branches, reel.keys) if mode == "causal" else None
     )

@@ -5,9 +5,9 @@ is one `Context` a branch.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from math import prod
 from typing import get_args
 
 import torch
@@ -26,18 +26,21 @@ Contexts = tuple[Context, ...]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to integrate. steps: solver steps a shot (Heun evaluates twice a step); shift: of the noise levels towards noise;
+    """How to integrate. steps: solver steps a shot (Heun evaluates twice a step); shift: of the noise levels towards noise,
+    None for that of the base at the size of the largest shot that is made at once (`Spec.shift_at`);
     guidance: classifier-free scale, 1 for none; reuse_steps: keep the keys and values of the denoising step whose
     noise level is nearest context_sigma as the cache, which saves a forward pass a shot (LCT sec. 3.3); cache_dtype: how the
-    cache is kept, which changes later shots a little.
+    cache is kept, which changes later shots a little. share_history: both branches of guidance read the cache of the one with
+    words, which halves it and the passes that fill it.
     """
 
     steps: int = 16
-    shift: float = 3.0
+    shift: float | None = 3.0
     guidance: float = 1.5
     solver: Solver = "euler"
     reuse_steps: bool = False
     cache_dtype: CacheDtype = "own"
+    share_history: bool = False
 
     def __post_init__(self):
         if self.cache_dtype not in get_args(CacheDtype):
@@ -47,12 +50,17 @@ class Sampling:
         need_solver(self.solver)
         if self.steps < 1:
             raise UserError(f"{self.steps} steps make no picture; use 1 or more")
-        if self.guidance < 0 or self.shift <= 0:
+        if self.guidance < 0 or (self.shift is not None and self.shift <= 0):
             raise UserError(f"guidance {self.guidance} and shift {self.shift} must be positive")
 
     @property
     def branches(self) -> int:
         return 1 if self.guidance == 1 else 2
+
+    @property
+    def histories(self) -> int:
+        """How many contexts are kept."""
+        return 1 if self.share_history else self.branches
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished round: the clean latents of its shots, and the contexts, one a branch, that hold all so far (cache only)."""
+    """A finished round: the clean latents of its shots, and the contexts that hold all so far (cache only): one a branch, or
+    one for both."""
 
     latents: dict[int, Float[Tensor, "video channels"]]
     contexts: Contexts
@@ -132,12 +141,16 @@ def check_length(base: Base, shot: PlannedShot, prompt: str) -> None:
         )
 
 
-def levels_of(spec: Spec, sampling: Sampling) -> Float[Tensor, " levels"]:
-    """The noise levels of a sampling: those the base was distilled for, where it is to take as many steps as they are."""
+def levels_of(spec: Spec, sampling: Sampling, tokens: int = 0) -> Float[Tensor, " levels"]:
+    """The noise levels of a sampling: those the base was distilled for, where it is to take as many steps as they are.
+
+    tokens: of the largest shot that is made, for a base whose shift follows them.
+    """
     fixed = spec.multishot.levels if spec.multishot else ()
+    shift = spec.shift_at(tokens) if sampling.shift is None else sampling.shift
     if sampling.steps != len(fixed):
-        return sigma_table(sampling.steps, sampling.shift, spec.last_level)
-    return shift_sigma(torch.tensor([*fixed, 0.0], dtype=torch.float64), sampling.shift).float()
+        return sigma_table(sampling.steps, shift, spec.last_level)
+    return shift_sigma(torch.tensor([*fixed, 0.0], dtype=torch.float64), shift).float()
 
 
 class Runner:
@@ -158,10 +171,15 @@ class Runner:
             self.branches.append(Branch.wordless(base, plan))
         self.noise = {s.shot: noise_of(s, base.spec.channels).to(device) for s in plan.shots}
         self.latents = {s.shot: s.given.to(device) for s in plan.shots if s.given is not None}
-        self.sigmas = levels_of(base.spec, sampling).to(device)
+        self.sigmas = self.levels_for(plan.rounds[0].denoise if plan.rounds else ())
         self.descents: dict[int, Descent] = {}  # a shot
 
-    @cached_property
+    def levels_for(self, shots: Sequence[int]) -> Tensor:
+        """The noise levels that shots share which are made at once."""
+        tokens = max((prod(self.plan[s].grid) for s in shots), default=0)
+        return levels_of(self.base.spec, self.sampling, tokens).to(self.device)
+
+    @property
     def memory_step(self) -> int:
         """The step whose noise level is nearest context_sigma (the last level, 0, is never evaluated)."""
         return int((self.sigmas[:-1] - self.plan.context_sigma).abs().argmin())
@@ -170,7 +188,7 @@ class Runner:
     def layout(self, shots: tuple[int, ...], contexts: Contexts) -> Layout:
         """The packed branches: each one's context, then its global prompt unless remembered, then these shots."""
         scenes, past = [], []
-        for branch, context in zip(self.branches, contexts, strict=True):
+        for branch, context in zip(self.branches[: len(contexts)], contexts, strict=True):
             remembered = context.groups
             new = [branch.group(self.plan[s]) for s in shots]
             if branch.global_text is not None and GLOBAL not in context.shots:
@@ -192,7 +210,8 @@ class Runner:
 
     def text(self, layout: Layout) -> Tensor:
         pieces, groups = [], iter(layout.groups)
-        for branch, scene, past in zip(self.branches, layout.scenes, layout.past, strict=True):
+        branches = self.branches[: len(layout.scenes)]
+        for branch, scene, past in zip(branches, layout.scenes, layout.past, strict=True):
             for _ in scene[past:]:
                 shot = next(groups).shot
                 feature = branch.global_text if shot == GLOBAL else branch.texts[shot]
@@ -229,9 +248,10 @@ class Runner:
     def round(self, number: int, contexts: Contexts, on_step: Callable[[Step], None] | None) -> Finished:
         """Denoises one round's shots. With a cache, `contexts` hold its history; else history is recomputed in each step."""
         todo = self.plan.rounds[number]
+        self.sigmas = self.levels_for(todo.denoise)
         cached = self.plan.memory == "cache"
         shots = tuple(sorted(todo.denoise if cached else (*todo.denoise, *todo.given)))
-        seen = self.seen(contexts, todo) if cached else contexts
+        seen = self.views(self.seen(contexts, todo) if cached else contexts)
         layout = self.layout(shots, seen)
         text = self.text(layout)
         held = {} if cached else {s: self.noised(s) for s in todo.given}
@@ -277,7 +297,7 @@ class Runner:
                 z,
                 tuple(
                     c.extended(self.stored(k.select(todo.denoise)).memories)
-                    for c, k in zip(contexts, kept[0], strict=True)
+                    for c, k in zip(contexts, kept[0][: len(contexts)], strict=True)
                 ),
             )
         return Finished(z, self.remembered(contexts, todo))
@@ -288,6 +308,13 @@ class Runner:
         return add_noise(
             self.latents[shot], self.noise[shot], torch.tensor(self.plan.context_sigma, device=self.device)
         )
+
+    def views(self, contexts: Contexts) -> Contexts:
+        """What each branch reads: its own history, or that of the branch with words but for the global prompt."""
+        if len(contexts) == len(self.branches):
+            return contexts
+        (worded,) = contexts
+        return worded, worded.select([s for s in worded.shots if s != GLOBAL])
 
     def seen(self, contexts: Contexts, todo: Round) -> Contexts:
         return tuple(c.select([s for s in c.shots if s == GLOBAL or s in todo.given]) for c in contexts)
@@ -309,7 +336,7 @@ class Runner:
         """Adds what a round's history lacks: the global prompt, and given shots, each seeing the given ones before it."""
         if any(
             b.global_text is not None and GLOBAL not in c.shots
-            for b, c in zip(self.branches, contexts, strict=True)
+            for b, c in zip(self.branches[: len(contexts)], contexts, strict=True)
         ):
             contexts = self.remembered(contexts, Round(()))
         given = self.plan.rounds[number].given
@@ -356,9 +383,9 @@ def denoise(
     """Yields each round of the plan as it is finished, so that a caller can put it on disk before the next one starts.
 
     cache_device: where the KV cache is kept, `device` if not given; a layer at a time travels from there. contexts: what is
-    remembered already, one a branch (a saved context to branch from). done: latents of shots that an
+    remembered already, as `Finished` has it (a saved context to branch from). done: latents of shots that an
     earlier run of this same plan made; rounds that are all done are not made again, and not yielded. Raises UserError when the
-    number of contexts isn't the sampling's number of branches.
+    number of contexts isn't the sampling's number of histories.
     """
     done = done or {}
     check_plan(base.spec, plan, sampling)
@@ -368,10 +395,10 @@ def denoise(
         yield from BlockRunner(base, plan, sampling, device, cache_device).film(done, on_step)
         return
     runner = Runner(base, plan, sampling, device, cache_device)
-    held = contexts or (Context(),) * len(runner.branches)
-    if len(held) != len(runner.branches):
+    held = contexts or (Context(),) * sampling.histories
+    if len(held) != sampling.histories:
         raise UserError(
-            f"the saved context has {len(held)} branches, but guidance {sampling.guidance} needs {len(runner.branches)}"
+            f"the saved context has {len(held)} branches, but guidance {sampling.guidance} needs {sampling.histories}"
         )
     for number in range(len(plan.rounds)):
         todo = plan.rounds[number]

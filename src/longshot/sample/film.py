@@ -69,8 +69,10 @@ def shot_keys(plan: Plan, sampling: Sampling, fingerprint: str) -> dict[int, str
 
 
 def _numbers(sampling: Sampling) -> dict:
-    """What of a sampling changes pictures. Films were made before the cache had a dtype, and keep their keys."""
+    """What of a sampling changes pictures. Films from before the cache had a dtype and could be shared keep their keys."""
     made_of = asdict(sampling)
+    if not sampling.share_history:
+        del made_of["share_history"]
     if sampling.cache_dtype == "own":
         del made_of["cache_dtype"]
     return made_of

@@ -42,11 +42,13 @@ MODES = {
 
 @dataclass(frozen=True)
 class Savings:
-    """What is done to need less memory. cache_elsewhere: the KV cache isn't kept on the device that computes."""
+    """What is done to need less memory. cache_elsewhere: the KV cache isn't kept on the device that computes. share_history: one
+    cache serves both branches of guidance."""
 
     economy: Economy = field(default_factory=Economy)
     cache_dtype: CacheDtype = "own"
     cache_elsewhere: bool = False
+    share_history: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,14 +177,18 @@ class _Walk:
         self.branches: list[tuple[int | None, dict[int, int]]] = [(top, worded)]
         if sampling.branches == 2:
             self.branches.append((None, dict.fromkeys(worded, count(""))))
-        self.past: list[dict[int, Group]] = [{} for _ in self.branches]  # what each branch remembers
+        self.past: list[dict[int, Group]] = [{} for _ in range(sampling.histories)]  # what is remembered
 
-    def layout(self, shots: Sequence[int], seen: Sequence[int] | None) -> Layout:
-        """The branches' layouts of some shots; seen: the remembered shots they see, or None without a cache."""
+    def layout(self, shots: Sequence[int], seen: Sequence[int] | None, branches: int | None = None) -> Layout:
+        """The layouts of some shots, of all branches or the first ones; seen: the remembered shots they see, or None without
+        a cache."""
         scenes, past = [], []
-        for (top, texts), held in zip(self.branches, self.past, strict=True):
+        for number, (top, texts) in enumerate(self.branches[:branches]):
+            held = self.past[min(number, len(self.past) - 1)].items()
             remembered = (
-                [] if seen is None else [g for s, g in sorted(held.items()) if s == GLOBAL or s in seen]
+                []
+                if seen is None
+                else [g for s, g in sorted(held) if (s == GLOBAL and top is not None) or s in seen]
             )
             new = [Group(s, texts[s], self.plan[s].grid) for s in shots]
             if top is not None and all(g.shot != GLOBAL for g in remembered):
@@ -193,7 +199,7 @@ class _Walk:
 
     def remember(self, shots: Sequence[int], seen: Sequence[int]) -> Work:
         """One pass that reads shots into the cache."""
-        layout = self.layout(shots, seen)
+        layout = self.layout(shots, seen, len(self.past))
         for held, groups, past in zip(self.past, layout.scenes, layout.past, strict=True):
             held |= {g.shot: g for g in groups[past:]}
         return self.costs.forward_work(layout, "causal")
@@ -202,7 +208,7 @@ class _Walk:
         work = Work()
         if any(
             top is not None and GLOBAL not in held
-            for (top, _), held in zip(self.branches, self.past, strict=True)
+            for (top, _), held in zip(self.branches[: len(self.past)], self.past, strict=True)
         ):
             work += self.remember((), ())
         for i, shot in enumerate(todo.given):
@@ -226,7 +232,7 @@ class _Walk:
             step = self.costs.forward_work(layout, self.plan.visibility)
             work += step * evaluations
             if cached and self.sampling.reuse_steps:
-                for held, groups, past in zip(self.past, layout.scenes, layout.past, strict=True):
+                for held, groups, past in zip(self.past, layout.scenes, layout.past, strict=False):
                     held |= {g.shot: g for g in groups[past:]}
             elif cached:
                 work += self.remember(todo.denoise, todo.given)
@@ -291,7 +297,11 @@ def forecast_scene(
     costs, count, spec = outline.costs, outline.count, outline.codec.spec
     story = tell(scene, outline.codec, folder)
     sampling = Sampling(
-        steps=spec.steps, shift=spec.shift, guidance=spec.guidance, cache_dtype=savings.cache_dtype
+        steps=spec.steps,
+        shift=spec.shift,
+        guidance=spec.guidance,
+        cache_dtype=savings.cache_dtype,
+        share_history=savings.share_history,
     )
     words = {s.shot: count(spec.wording(story.global_prompt, s.prompt, s.shot)) for s in story.shots}
     shots = tuple(_shot(s, costs, words[s.shot]) for s in story.shots)
