@@ -6,7 +6,6 @@ left out: the network decides over a whole batch whether it sees any, so a batch
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,30 +16,23 @@ from torch import Tensor
 
 from longshot.bases.base import Spec
 from longshot.bases.hub import Folder, load_parts
-from longshot.bases.pipeline import PipelineBase
+from longshot.bases.pipeline import PipelineBase, single_shot_spec
 from longshot.bases.shots import SceneAttention, ScenePass, turn_pairs
 from longshot.errors import UserError
 from longshot.model.rope import rotations
 
-HUNYUAN15 = Spec(
+HUNYUAN15 = single_shot_spec(
     name="hunyuanvideo-1.5",
     licence="Tencent Hunyuan Community, limited by territory",
-    fps=Fraction(24),
     size=(848, 480),
     stride=(4, 16, 16),
     channels=32,
-    frame_offset=1,
-    default_frames=121,
     max_frames=121,
-    max_shots=9,
     max_text_tokens=1000,
-    display_scale=1,
     guidance=6.0,
     steps=50,
     shift=5.0,
     rope="anchor",
-    prompts="joined",
-    cut="",
 )
 
 

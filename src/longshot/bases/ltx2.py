@@ -12,7 +12,6 @@ Positions are seconds and pixels as fractions of (20 s, 2048 px), and only secon
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -23,32 +22,25 @@ from torch import Tensor
 
 from longshot.bases.base import Spec
 from longshot.bases.hub import Folder, load_parts
-from longshot.bases.pipeline import PipelineBase
+from longshot.bases.pipeline import PipelineBase, single_shot_spec
 from longshot.bases.shots import SceneAttention, ScenePass
 from longshot.errors import UserError
 from longshot.layout import Tokens
 
 TEXT_ROWS = 1024
 
-LTX2 = Spec(
+LTX2 = single_shot_spec(
     name="ltx-2",
     licence="LTX-2 community, free below $10M of yearly revenue",
-    fps=Fraction(24),
     size=(768, 512),
     stride=(8, 32, 32),
     channels=128,
-    frame_offset=1,
-    default_frames=121,
     max_frames=473,  # of 20 s, where its positions end
-    max_shots=9,
     max_text_tokens=TEXT_ROWS,
-    display_scale=1,
     guidance=3.0,
     steps=30,
     shift=16.2,
     rope="timeline",
-    prompts="joined",
-    cut="",
     last_level=0.1,
     shifts=((1024, 0.95), (4096, 2.05)),
 )

@@ -4,6 +4,7 @@ A base adds how its text is read (`tokenise`, `encode_text`), one forward pass (
 """
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,21 @@ from longshot.errors import UserError
 from longshot.layout import Layout, Visibility
 from longshot.lint import Limits
 from longshot.model.context import Context
+
+
+def single_shot_spec(**facts: Any) -> Spec:
+    """The facts of a base that was trained on single shots, 24 frames a second: it reads the global prompt before each shot's
+    own, and knows no sign of a cut. facts: what is its own, see `Spec`."""
+    return Spec(
+        fps=Fraction(24),
+        frame_offset=1,
+        default_frames=121,
+        max_shots=9,
+        display_scale=1,
+        prompts="joined",
+        cut="",
+        **facts,
+    )
 
 
 class PipelineBase:

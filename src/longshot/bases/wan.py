@@ -16,7 +16,7 @@ from torch import Tensor
 
 from longshot.bases.base import Spec
 from longshot.bases.hub import Folder, load_parts
-from longshot.bases.pipeline import PipelineBase
+from longshot.bases.pipeline import PipelineBase, single_shot_spec
 from longshot.bases.shots import SceneAttention, ScenePass, turn_pairs
 from longshot.errors import UserError
 from longshot.model.rope import rotations
@@ -24,25 +24,18 @@ from longshot.model.rope import rotations
 TEXT_ROWS = 512
 THETA = 10000.0
 
-WAN22_5B = Spec(
+WAN22_5B = single_shot_spec(
     name="wan2.2-ti2v-5b",
     licence="Apache-2.0",
-    fps=Fraction(24),
     size=(1280, 704),
     stride=(4, 32, 32),
     channels=192,
-    frame_offset=1,
-    default_frames=121,
     max_frames=121,
-    max_shots=9,
     max_text_tokens=TEXT_ROWS,
-    display_scale=1,
     guidance=5.0,
     steps=50,
     shift=5.0,
     rope="anchor",
-    prompts="joined",
-    cut="",
 )
 WAN21_1B = replace(
     WAN22_5B,
