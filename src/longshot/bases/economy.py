@@ -79,10 +79,10 @@ def economise(base: Any, economy: Economy, device: str | torch.device) -> None:
     onto = torch.device(device)
     # With a stream the next block is on its way while one computes; only CUDA has them.
     how: dict[str, Any] = {"onload_device": onto, "use_stream": onto.type == "cuda"}
+    for network in networks:
+        network.enable_group_offload(offload_type="block_level", num_blocks_per_group=1, **how)
     for part in _parts(pipe):
-        if part in networks:
-            part.enable_group_offload(offload_type="block_level", num_blocks_per_group=1, **how)
-        else:
+        if part not in networks:
             apply_group_offloading(part, offload_type="leaf_level", **how)
 
 
