@@ -126,6 +126,39 @@ def test_captions_made_elsewhere_may_be_a_table(tmp_path):
     assert next(read_rows(tmp_path / "captions.parquet")) == lines[0]
 
 
+def test_the_command_imports_captions_from_a_table_and_from_another_runs_rows(tmp_path):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    for out in ("out", "other"):
+        write_rows(tmp_path / out / "filter" / "rows.jsonl", scenes())
+        (tmp_path / f"{out}.yaml").write_text(f"films: [a.mp4]\nout: {out}\n")
+    # As a table has it: what one row lacks is there and empty, in lists as well; and a column of the person's own.
+    lines = [
+        {
+            "scene": scene,
+            "model": model,
+            "note": 7,
+            "characters": [{"id": 1, "description": "A fox.", "name": None}],
+            "environment": "Snow.",
+            "story": "It waits.",
+            "shots": [{"shot": k, "prompt": f"Character 1 waits {k}.", "cut": None} for k in (1, 2)],
+        }
+        for scene, model in (("s0", "by hand"), ("s2", None))
+    ]
+    write_table(pyarrow.Table.from_pylist(lines), tmp_path / "captions.parquet")
+    said = done("data", "captions", tmp_path / "out.yaml", "--import", tmp_path / "captions.parquet").out
+    assert "captions: 2 in, 2 out" in said
+    rows = list(read_rows(tmp_path / "out" / "captions" / "rows.jsonl"))
+    assert [row["caption"]["prompts"] for row in rows] == [
+        ["Character 1 waits 1.", "Character 1 waits 2."]
+    ] * 2
+    assert [row["caption_model"] for row in rows] == ["by hand", "brought"]
+    done("data", "convert", tmp_path / "out" / "captions" / "rows.jsonl", tmp_path / "rows.parquet")
+    done("data", "captions", tmp_path / "other.yaml", "--import", tmp_path / "rows.parquet")
+    assert list(read_rows(tmp_path / "other" / "captions" / "rows.jsonl")) == rows
+
+
 def test_what_is_no_table_or_another_stages_is_refused_in_one_line(tmp_path):
     (tmp_path / "text.parquet").write_text("I am a table, believe me")
     assert "not a Parquet file" in refused("data", "convert", tmp_path / "text.parquet", tmp_path / "x.jsonl")
