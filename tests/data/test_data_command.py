@@ -33,7 +33,7 @@ def film_in(folder: Path, name: str, seed: int, faulty: bool = False) -> Path:
 
 
 def config_in(folder: Path, films: str = "films", out: str = "out") -> Path:
-    path = folder / f"{out}.yaml"
+    path = folder / f"{out.replace('/', '-')}.yaml"
     path.write_text(f"films: [{films}]\nout: {out}\nlicence: CC0\nsource: tests\n")
     return path
 
@@ -183,6 +183,65 @@ def test_a_stage_before_its_turn_says_which_one_to_run_first(folder):
     assert "run the stage shots first" in refused("data", "scenes", config)
     assert "holds no scenes yet" in refused("data", "look", config)
     assert "there is no stage 'cut'" in refused("data", "run", config, "--until", "cut")
+
+
+def test_names_of_any_kind_go_through_and_links_to_nowhere_are_named(folder, tmp_path):
+    films = tmp_path / "films"
+    films.mkdir()
+    good = (folder / "films" / "good.mp4").read_bytes()
+    names = ["with spaces.mp4", "Привет ☃.mp4", "-x$(y) 100%.MP4", "n" * 200 + ".mp4"]
+    for name in (*names, os.fsdecode(b"caf\xe9.mp4")):
+        (films / name).write_bytes(good)
+    (films / "alias.mp4").symlink_to(names[0])
+    (films / "gone.mp4").symlink_to("nowhere.mp4")
+    (films / "out.mp4").symlink_to(folder / "films" / "good.mp4")
+    (films / "disc").symlink_to(folder / "films")
+    os.mkfifo(films / "pipe.mp4")
+    done("data", "probe", config_in(tmp_path), "--workers", 1)
+    found = {row["film"]["path"] for row in rows(tmp_path / "out", "probe")}
+    assert found == {f"films/{name}" for name in (*names, "alias.mp4")}
+    said = {f["name"]: f["error"] for f in read_rows(tmp_path / "out" / "probe" / "failures.jsonl")}
+    assert set(said) == {
+        f"films/{name}" for name in ("caf\ufffd.mp4", "gone.mp4", "out.mp4", "disc", "pipe.mp4")
+    }
+    assert "isn't UTF-8" in said["films/caf\ufffd.mp4"] and "isn't there" in said["films/gone.mp4"]
+    assert "lies outside" in said["films/out.mp4"] and "isn't followed" in said["films/disc"]
+
+
+def test_a_film_that_changes_between_two_stages_is_named_and_the_next_run_takes_it_as_it_is(folder, tmp_path):
+    (tmp_path / "films").mkdir()
+    film = tmp_path / "films" / "film.mp4"
+    shutil.copy(folder / "films" / "good.mp4", film)
+    config = config_in(tmp_path)
+    done("data", "probe", config)
+    shutil.copy(folder / "films" / "titled <b>.mp4", film)
+    assert "film.mp4: has changed since it was probed" in refused("data", "shots", config)
+    done("data", "run", config, "--until", "shots", "--workers", 1)
+    assert len(rows(tmp_path / "out", "shots")) == len(rows(folder / "out", "shots")) / 2
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(folder):
+    config = config_in(folder, out="films/notes.txt/x")
+    assert "could not be written (Not a directory)" in refused("data", "run", config)
+
+
+def test_a_full_disk_stops_the_run_in_one_line_and_it_goes_on_when_there_is_room(folder, tmp_path):
+    small = tmp_path / "out"
+    small.mkdir()
+    disk = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(small)]
+    if not shutil.which("mount") or subprocess.run(disk, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        (tmp_path / "films").mkdir()
+        shutil.copy(folder / "films" / "good.mp4", tmp_path / "films")
+        config = config_in(tmp_path)
+        said = refused("data", "run", config, "--until", "shots", "--workers", 1)
+        assert "could not be written (No space left on device)" in said and "goes on from there" in said
+        subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
+        done("data", "run", config, "--until", "shots", "--workers", 1)
+        assert len(rows(small, "shots")) == 3
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 @pytest.mark.slow

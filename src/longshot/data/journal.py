@@ -28,9 +28,12 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "journal.jsonl"
         self._places: dict[str, int] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
-        self._index()
+        with _told(self.path):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Written without a buffer: what a full disk refused must not come back when the file is closed.
+            self._end = self.path.open("ab", buffering=0)
+            self._file = self.path.open("rb")
+            self._index()
 
     def _index(self) -> None:
         self._file.seek(0)
@@ -44,8 +47,7 @@ class Journal:
                 break
             end += len(line)
         # A line that isn't whole can only be the last one a killed run was writing.
-        self._file.truncate(end)
-        self._file.seek(0, os.SEEK_END)
+        self._end.truncate(end)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -65,25 +67,39 @@ class Journal:
             "rows": outcome.rows,
         }
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        place = self._file.seek(0, os.SEEK_END)
-        try:
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            self._file.truncate(place)
-            raise UserError(f"{self.path}: could not be written ({error.strerror or error})") from error
+        place = self._end.seek(0, os.SEEK_END)
+        with _told(self.path):
+            try:
+                left = memoryview(line)
+                while left:
+                    left = left[self._end.write(left) :]
+                os.fsync(self._end.fileno())
+            except OSError:
+                self._end.truncate(place)
+                raise
         self._places[outcome.key] = place
 
     def close(self) -> None:
         self._file.close()
+        self._end.close()
+
+
+@contextmanager
+def _told(path: Path) -> Generator[None]:
+    """Turn the system's refusal to write into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
 @contextmanager
 def alone(folder: Path) -> Generator[None]:
     """Hold a run's folder for this process; UserError when another run works in it. A killed run lets go by itself."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    with lock:
         if fcntl is not None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

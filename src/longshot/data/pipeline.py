@@ -154,36 +154,72 @@ def _wrong(document: Document, where: tuple, message: str) -> UserError:
 
 
 def film_rows(config: Config) -> Iterator[Row]:
-    """Yield a row for every film of the config, folders in order of name; UserError where one named isn't there."""
+    """Yield a row for every film of the config, folders in order of name; UserError where one named isn't there.
+
+    What is in a folder and can't be had (a link to nowhere, a folder that can't be listed, a name that isn't text) has a row
+    with its `trouble`, so that the report names it.
+    """
     root = config.place.films_root
     seen: set[Path] = set()
     for entry in config.films:
-        named = inside(root, entry.path)
+        try:
+            named = inside(root, entry.path)
+        except UserError:
+            raise UserError(
+                f"{config.name}: films: {entry.path}: lies outside {root}; set films_root to a folder that holds all films"
+            ) from None
         if not named.exists():
             raise UserError(f"{config.name}: films: {entry.path}: no such file or folder in {root}")
-        found = _films_in(named, config.place.out) if named.is_dir() else [named]
-        for path in found:
+        found = _films_in(named, config.place.out) if named.is_dir() else [(named, "")]
+        for path, trouble in found:
             if path in seen:
                 continue
             seen.add(path)
+            yield _film_row(path, path.relative_to(root).as_posix(), entry, trouble)
+
+
+def _film_row(path: Path, name: str, entry: FilmEntry, trouble: str) -> Row:
+    size = changed = 0
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(name).decode("utf-8", "replace")
+        trouble = "its name isn't UTF-8, so no row can hold it; rename it"
+    if not trouble:
+        try:
             facts = path.stat()
-            yield {
-                "path": path.relative_to(root).as_posix(),
-                "bytes": facts.st_size,
-                "changed_ns": facts.st_mtime_ns,
-                "source": entry.source,
-                "licence": entry.licence,
-            }
+            size, changed = facts.st_size, facts.st_mtime_ns
+        except OSError as error:
+            trouble = f"can't be read ({error.strerror or error})"
+            if path.is_symlink():
+                trouble = "a link to a file that isn't there"
+    row = {
+        "path": name,
+        "bytes": size,
+        "changed_ns": changed,
+        "source": entry.source,
+        "licence": entry.licence,
+    }
+    return row | {"trouble": trouble} if trouble else row
 
 
-def _films_in(folder: Path, out: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(parent, name) != out
-        )
+def _films_in(folder: Path, out: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the films in a folder, and what can't be looked into with the reason."""
+    refused: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=refused.append):
+        kept = sorted(name for name in folders if not name.startswith(".") and Path(parent, name) != out)
+        links = [name for name in kept if Path(parent, name).is_symlink()]
+        folders[:] = [name for name in kept if name not in links]
+        for name in links:
+            yield (
+                Path(parent, name),
+                "a link to a folder, which isn't followed; put the folder itself under films_root",
+            )
         for name in sorted(files):
             if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                yield Path(parent, name)
+                yield Path(parent, name), ""
+    for error in refused:
+        yield Path(error.filename), f"can't be listed ({error.strerror})"
 
 
 def input_rows(config: Config, name: str) -> Iterable[Row]:

@@ -19,6 +19,8 @@ class FileRow(Record):
     changed_ns: int
     source: str = ""
     licence: str = ""
+    trouble: str = ""
+    """why the disk doesn't give it; only where it doesn't"""
 
 
 class ProbeSettings(Settings):
@@ -42,6 +44,8 @@ class Probe(Stage):
 
     def run(self, unit: Unit, key: str) -> Made:
         file = FileRow.of(unit.rows[0])
+        if file.trouble:
+            raise UserError(f"{file.path}: {file.trouble}")
         path = self.place.film(file.path)
         facts = survey(path)
         if facts.broken and not self.settings.broken:

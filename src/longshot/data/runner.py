@@ -12,6 +12,7 @@ from longshot.data.engine import Engine, Work
 from longshot.data.journal import Journal, read_rows, write_rows
 from longshot.data.records import Row
 from longshot.data.stage import Stage, key_of
+from longshot.errors import UserError
 from longshot.files import write_text
 
 
@@ -89,6 +90,8 @@ def run_stage(stage: Stage, rows: Iterable[Row], engine: Engine, tell: Tell | No
             if outcome.error is None:
                 journal.add(outcome)
                 made.add(outcome.key)
+            elif outcome.stop:
+                raise UserError(f"{outcome.error}; make room, and the same command goes on from there")
             else:
                 report.failures.append(Failure(outcome.name, outcome.error, outcome.trace))
             if tell:

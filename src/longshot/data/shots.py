@@ -48,13 +48,16 @@ class Shots(Stage):
 
     def run(self, unit: Unit, key: str) -> Made:
         film = FilmRow.of(unit.rows[0])
+        path = self.place.film(film.film.path)
+        if path.is_file() and path.stat().st_size != film.bytes:
+            raise UserError(f"{film.film.path}: has changed since it was probed; run the stage probe again")
         settings, fps = self.settings, rate(film.fps)
         cuts, meter = finder(settings, fps), Meter(max(1, round(settings.sample_s * fps / 2)))
         folder = PurePosixPath(self.name, "files", key[:2], key)
         shots = _Shots(film, settings, self.place, folder)
         broken: UserError | None = None
         try:
-            for second, stored, picture in scan(self.place.film(film.film.path), settings.width):
+            for second, stored, picture in scan(path, settings.width):
                 frame, tiny = meter.measure(second, stored, picture)
                 shots.push(frame, cuts.push(picture, tiny), cuts.delay)
         except UserError as error:

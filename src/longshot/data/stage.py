@@ -1,5 +1,6 @@
 """What a stage is: rows in, rows out, on units that know nothing of each other, so that any engine can run them."""
 
+import errno
 import hashlib
 import json
 import time
@@ -67,6 +68,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     """what a person should know although rows came out"""
     seconds: float = 0.0
+    stop: bool = False
+    """whether the error is the disk's: every other unit would meet it too"""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,10 @@ class Stage:
         return ()
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What the system says when nothing more can be written."""
+
+
 def key_of(stage: Stage, unit: Unit) -> str:
     """Return the address of a unit's result: a hash of what goes in, of the settings and of the stage's version.
 
@@ -145,7 +152,8 @@ def run_unit(stage: Stage, unit: Unit, key: str) -> Outcome:
         made = stage.run(unit, key)
         rows = tuple(record.row() for record in made.rows)
     except UserError as error:
-        return Outcome(key, unit.name, error=str(error), seconds=time.perf_counter() - begun)
+        stop = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
+        return Outcome(key, unit.name, error=str(error), seconds=time.perf_counter() - begun, stop=stop)
     except Exception as error:
         reason = f"{unit.name}: {stage.name} failed ({type(error).__name__}: {error})".replace("\n", " ")
         trace = traceback.format_exc()
