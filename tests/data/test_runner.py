@@ -1,5 +1,6 @@
 """Runs of a stage: what is kept, what is made again, what happens when it is killed or meets bad input."""
 
+import hashlib
 import json
 import os
 import signal
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_stage import calls, numbers, toy
 
+from commands import file_size_limit
 from longshot.data.engine import LocalEngine
 from longshot.data.journal import Journal, alone, read_rows
 from longshot.data.runner import run_stage
-from longshot.data.stage import Outcome
+from longshot.data.stage import Outcome, Unit, key_of
 from longshot.errors import UserError
 
 
@@ -116,6 +118,27 @@ def test_a_journal_cut_off_anywhere_keeps_every_whole_entry(tmp_path_factory, na
     again.add(Outcome(key="\0new", name="new", rows=({"text": "new"},)))
     assert [again.read(name)["rows"][0]["text"] for name in [*whole, "\0new"]] == [*whole, "new"]
     again.close()
+
+
+@given(st.lists(st.dictionaries(st.text(), st.integers() | st.text() | st.none()), max_size=3))
+def test_a_key_is_the_hash_of_the_json_of_all_that_goes_in(tmp_path_factory, rows):
+    stage = toy(tmp_path_factory.getbasetemp(), times=3)
+    told = ["toy", 1, {"times": 3, "wait": 0.0}, rows]
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert key_of(stage, Unit("u", tuple(rows))) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_an_entry_that_cannot_be_written_whole_leaves_nothing_behind(tmp_path):
+    journal = Journal(tmp_path)
+    journal.add(Outcome(key="a", name="a", rows=({"x": 1.0},)))
+    before = journal.path.read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        journal.add(Outcome(key="b", name="b", rows=({"x": 1.0}, {"x": float("nan")})))
+    assert journal.path.read_bytes() == before and "b" not in journal
+    with file_size_limit(len(before) + 20), pytest.raises(UserError, match="could not be written"):
+        journal.add(Outcome(key="c", name="c", rows=({"x": 1.0},) * 9))
+    assert journal.path.read_bytes() == before
+    journal.close()
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):

@@ -64,24 +64,33 @@ class Journal:
             "name": outcome.name,
             "seconds": round(outcome.seconds, 3),
             "notes": outcome.notes,
-            "rows": outcome.rows,
         }
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         place = self._end.seek(0, os.SEEK_END)
         with _told(self.path):
             try:
-                left = memoryview(line)
-                while left:
-                    left = left[self._end.write(left) :]
+                # A row at a time, since those of a long film are many megabytes; the entry counts when its line ends.
+                self._write(_json(entry)[:-1] + b',"rows":[')
+                for n, row in enumerate(outcome.rows):
+                    self._write(b"," * (n > 0) + _json(row))
+                self._write(b"]}\n")
                 os.fsync(self._end.fileno())
-            except OSError:
+            except (OSError, ValueError):
                 self._end.truncate(place)
                 raise
         self._places[outcome.key] = place
 
+    def _write(self, piece: bytes) -> None:
+        left = memoryview(piece)
+        while left:
+            left = left[self._end.write(left) :]
+
     def close(self) -> None:
         self._file.close()
         self._end.close()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 @contextmanager

@@ -96,6 +96,7 @@ def run_stage(stage: Stage, rows: Iterable[Row], engine: Engine, tell: Tell | No
                 report.failures.append(Failure(outcome.name, outcome.error, outcome.trace))
             if tell:
                 tell(report, done)
+            del outcome  # of a long film many megabytes, which the journal has now
 
         def finished() -> Iterator[Row]:
             for key in order:

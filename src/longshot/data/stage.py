@@ -140,9 +140,21 @@ def key_of(stage: Stage, unit: Unit) -> str:
     Input rows hold the film's sha256 and the settings of the stages before, so anything that changes upstream changes it.
     """
     settings = stage.settings.model_dump(mode="json") if isinstance(stage.settings, BaseModel) else None
-    told = [stage.name, stage.version, settings, list(unit.rows)]
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256()
+
+    def tell(text: str) -> None:
+        digest.update(text.encode("utf-8", "surrogatepass"))
+
+    # The JSON of [name, version, settings, rows], a row at a time: the rows of a long film are many megabytes.
+    tell(_json([stage.name, stage.version, settings])[:-1] + ",[")
+    for n, row in enumerate(unit.rows):
+        tell("," * (n > 0) + _json(row))
+    tell("]]")
+    return digest.hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def run_unit(stage: Stage, unit: Unit, key: str) -> Outcome:
