@@ -243,13 +243,13 @@ class Latents(Stage):
     ) -> "tuple[dict[str, Tensor], list[Group]]":
         """The features of all texts by name, and the group of the global prompt."""
         spec, limits = base.spec, base.limits()
-        texts = {f"text.{k}": spec.wording(global_prompt, p) for k, p in enumerate(prompts, start=1)}
+        texts = {f"text.{k}": spec.wording(global_prompt, p, k) for k, p in enumerate(prompts, start=1)}
         texts |= {f"alone.{k}": spec.wording("", p) for k, p in enumerate(alone, start=1)}
         if global_prompt and spec.prompts == "group":
             texts = {"text.0": global_prompt, **texts}
         elif spec.prompts == "joined" and self.settings.text == "features":
             bare = enumerate(prompts if global_prompt else (), start=1)
-            texts |= {f"bare.{k}": spec.wording("", p) for k, p in bare} | {"none": ""}
+            texts |= {f"bare.{k}": spec.wording("", p, k) for k, p in bare} | {"none": ""}
         for name, text in texts.items():
             if (count := limits.count_tokens(text)) > limits.max_text_tokens:
                 where = (

@@ -67,7 +67,7 @@ def collate(base: Base, examples: Sequence[Example | StoredExample]) -> Batch:
             latents.append(torch.zeros(1, base.spec.channels))
         shots = zip(example.latents(base), example.prompts, strict=True)
         for k, ((z, grid), prompt) in enumerate(shots, start=1):
-            groups.append((k, base.spec.wording(example.global_prompt, prompt), grid))
+            groups.append((k, base.spec.wording(example.global_prompt, prompt, k), grid))
             latents.append(z)
         wanted.append(groups)
     prompts = [prompt for groups in wanted for _, prompt, _ in groups]
