@@ -1,6 +1,7 @@
 """Tensors in safetensors files that are either whole or not there."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,4 +33,8 @@ def save_tensors(
             save_file(dict(tensors), temporary, dict(metadata))
         except SafetensorError as error:
             reason = str(error).removeprefix("Error while serializing: ").removeprefix("I/O error: ")
+            if refused := re.match(
+                r"(.+?) \(os error (\d+)\)", reason
+            ):  # an OSError, so that callers see which
+                raise OSError(int(refused[2]), refused[1]) from error
             raise UserError(f"{path}: could not be written ({reason})") from error

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from commands import file_size_limit
 from longshot.data.engine import LocalEngine
 from longshot.data.journal import Journal, alone, read_rows
 from longshot.data.runner import run_stage
-from longshot.data.stage import Outcome, Unit, key_of
+from longshot.data.stage import Outcome, Unit, key_of, run_unit
 from longshot.errors import UserError
 
 
@@ -150,3 +152,40 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
         pass
     with alone(tmp_path):
         pass
+
+
+@contextmanager
+def small_disk(folder: Path):
+    folder.mkdir()
+    disk = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(disk, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_too_full_for_a_tensor_stops_the_run(tmp_path):
+    with small_disk(tmp_path / "out") as out:
+        said = r"16\.safetensors: could not be written \(No space left on device\); make room, and the same command"
+        with pytest.raises(UserError, match=said):
+            run(out, 1, 16, 2)
+        assert calls(out) == [1, 16] and not list(out.rglob("*16*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+def test_a_full_disk_that_a_stage_has_not_foreseen_stops_the_run(tmp_path):
+    (tmp_path / "calls").symlink_to("/dev/full")
+    with pytest.raises(
+        UserError, match=r"n1: toy failed \(OSError: .*No space left on device\); make room, and"
+    ):
+        run(tmp_path, 1, 2)
+
+
+def test_a_read_only_disk_is_not_told_to_make_room(tmp_path):
+    with small_disk(tmp_path / "out") as out:
+        subprocess.run(["mount", "-o", "remount,ro", str(out)], check=True)
+        outcome = run_unit(toy(out), Unit("n1", tuple(numbers(1))), "k")
+    assert "Read-only file system" in (outcome.error or "")
+    assert outcome.stop == "the folder is read-only: make it writable"

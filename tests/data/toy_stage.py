@@ -24,7 +24,7 @@ class Number(Record):
 
 @dataclass(frozen=True)
 class Toy(Stage):
-    """Multiplies numbers; 13 is bad input, 14 a bug, 15 kills its process."""
+    """Multiplies numbers; 13 is bad input, 14 a bug, 15 kills its process, 16 saves a tensor of 4 MB."""
 
     name = "toy"
     after = None
@@ -46,6 +46,12 @@ class Toy(Stage):
                 raise KeyError("a bug")
             case 15:
                 os._exit(9)
+            case 16:
+                import torch
+
+                from longshot.tensors import save_tensors
+
+                save_tensors(self.place.out / "toy" / "16.safetensors", {"z": torch.zeros(2**20)}, {})
         file = f"toy/files/{key}/{number.value}.txt"
         write_text(self.place.out / file, str(number.value))
         value = number.value * self.settings.times

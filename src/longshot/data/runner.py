@@ -91,7 +91,7 @@ def run_stage(stage: Stage, rows: Iterable[Row], engine: Engine, tell: Tell | No
                 journal.add(outcome)
                 made.add(outcome.key)
             elif outcome.stop:
-                raise UserError(f"{outcome.error}; make room, and the same command goes on from there")
+                raise UserError(f"{outcome.error}; {outcome.stop}, and the same command goes on from there")
             else:
                 report.failures.append(Failure(outcome.name, outcome.error, outcome.trace))
             if tell:

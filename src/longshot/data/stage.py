@@ -68,8 +68,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     """what a person should know although rows came out"""
     seconds: float = 0.0
-    stop: bool = False
-    """whether the error is the disk's: every other unit would meet it too"""
+    stop: str | None = None
+    """what a person is to do, where the error is the disk's: every other unit would meet it too"""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,12 @@ class Stage:
         return ()
 
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-"""What the system says when nothing more can be written."""
+REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "the folder is read-only: make it writable",
+}
+"""By what the system says when nothing more can be written: what a person is to do."""
 
 
 def key_of(stage: Stage, unit: Unit) -> str:
@@ -164,10 +168,19 @@ def run_unit(stage: Stage, unit: Unit, key: str) -> Outcome:
         made = stage.run(unit, key)
         rows = tuple(record.row() for record in made.rows)
     except UserError as error:
-        stop = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
-        return Outcome(key, unit.name, error=str(error), seconds=time.perf_counter() - begun, stop=stop)
+        seconds = time.perf_counter() - begun
+        return Outcome(key, unit.name, error=str(error), seconds=seconds, stop=_remedy(error))
     except Exception as error:
         reason = f"{unit.name}: {stage.name} failed ({type(error).__name__}: {error})".replace("\n", " ")
-        trace = traceback.format_exc()
-        return Outcome(key, unit.name, error=reason, trace=trace, seconds=time.perf_counter() - begun)
+        trace, seconds = traceback.format_exc(), time.perf_counter() - begun
+        return Outcome(key, unit.name, error=reason, trace=trace, seconds=seconds, stop=_remedy(error))
     return Outcome(key, unit.name, rows, notes=tuple(made.notes), seconds=time.perf_counter() - begun)
+
+
+def _remedy(error: BaseException | None) -> str | None:
+    """Return what to do where an error, or one that it was raised from, is that the disk takes no more."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in REMEDIES:
+            return REMEDIES[error.errno]
+        error = error.__cause__
+    return None
