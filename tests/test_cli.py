@@ -342,6 +342,16 @@ def test_plan_forecasts_a_scene_without_weights(tmp_path, weights):
     assert "no base 'nope'" in refused("plan", scene, "--base", "nope")
 
 
+def test_a_plan_refuses_what_would_change_nothing(tmp_path):
+    scene = write_scene(tmp_path / "scene.yaml", scene_of([Shot(prompt="Wide shot.")]))
+    assert "--cache-dtype is about the KV cache" in refused(
+        "plan", scene, "--mode", "joint", "--cache-dtype", "bf16"
+    )
+    assert "give --lora RANK" in refused(
+        "train", "puppets", "--out", tmp_path / "run", "--recompute", "always"
+    )
+
+
 def test_a_reader_that_has_had_enough_is_no_error(tmp_path, scene):
     export = f"{sys.executable} -m longshot export {scene} --format lines --out {tmp_path / 'lines.txt'}"
     command = f"{export} | sleep 0; echo ${{PIPESTATUS[0]}}"

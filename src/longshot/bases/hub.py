@@ -181,7 +181,7 @@ def text_identity(folder: Folder) -> str:
     parts = sorted(part for part in folder.config("") if part.startswith((*_READERS, "tokenizer")))
     for place in (folder.path / part for part in parts if (folder.path / part).is_dir()):
         for file in sorted(place.iterdir()):
-            if file.suffix in (".txt", ".model", ".jinja") or file.name == "tokenizer.json":
+            if file.suffix in (".txt", ".model", ".jinja") or file.name in _OF_TOKENS:
                 hasher.update(f"{place.name} {file.name} ".encode() + file.read_bytes())
         if not place.name.startswith(_READERS):
             continue
@@ -198,6 +198,7 @@ def text_identity(folder: Folder) -> str:
     return hasher.hexdigest()[:24]
 
 
+_OF_TOKENS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _OF_SAVING = ("transformers_version", "dtype", "torch_dtype", "architectures")  # not of what a network does
 
 

@@ -35,6 +35,7 @@ def plan(
 
     from longshot.bases import is_native, load_spec
     from longshot.bases.native import PRESETS
+    from longshot.cli.fits import refuse_options
     from longshot.sample.forecast import forecast_scene, lines
     from longshot.scene import load_scene
 
@@ -48,6 +49,8 @@ def plan(
         weight_dtype=weight_dtype,
         offload=offload,
     )
+    if mode != "auto":
+        refuse_options(load_spec(base), asked, mode, is_cached=mode == "causal")
     forecast = forecast_scene(
         load_scene(scene),
         base,

@@ -195,9 +195,12 @@ class Latents(Stage):
         return [row["file"]]
 
     def run(self, unit: Unit, key: str) -> Made:
+        from longshot.bases.base import refuse_given
+
         scene = CaptionedScene.of(unit.rows[0], unit.name)
         base = _base(self.settings.base, self.settings.device)
         shots, cuts = scene.kept_shots, scene.cuts
+        refuse_given(base.spec, False, "latents")
         if len(shots) > base.spec.max_shots:
             raise UserError(
                 f"scene {scene.id}: has {len(shots)} shots; {base.spec.name} holds {base.spec.max_shots}: set the longest "

@@ -398,7 +398,8 @@ def denoise(
     held = contexts or (Context(),) * sampling.histories
     if len(held) != sampling.histories:
         raise UserError(
-            f"the saved context has {len(held)} branches, but guidance {sampling.guidance} needs {sampling.histories}"
+            f"the saved context has {len(held)} branches, but guidance {sampling.guidance}"
+            f"{' with one cache for both passes' if sampling.share_history else ''} needs {sampling.histories}"
         )
     for number in range(len(plan.rounds)):
         todo = plan.rounds[number]

@@ -493,11 +493,12 @@ def check_room(
 def lines(forecast: Forecast) -> list[str]:
     """A forecast as plain lines."""
     f, machine = forecast, forecast.machine
-    passes = "two passes in one, with and without words" if f.sampling.branches == 2 else "one pass"
+    both = "FLOPs and cache below are for both" if f.sampling.histories == 2 else "FLOPs below are for both"
+    passes = f"two passes in one, with and without words: {both}" if f.sampling.branches == 2 else "one pass"
     out = [
         f"{f.base}: {f.parameters / 1e9:.3g}B parameters, {_weights(f)}",
         f"scene: {len(f.shots)} shots and images, {f.tokens:,} tokens; {f.sampling.steps} steps, guidance "
-        f"{f.sampling.guidance:g} ({passes}: FLOPs and cache below are for both)",
+        f"{f.sampling.guidance:g} ({passes})",
         "",
     ]
     named = [m for m in f.modes if m.problem is None]
