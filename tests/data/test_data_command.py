@@ -190,10 +190,14 @@ def test_names_of_any_kind_go_through_and_links_to_nowhere_are_named(folder, tmp
     films.mkdir()
     good = (folder / "films" / "good.mp4").read_bytes()
     names = ["with spaces.mp4", "Привет ☃.mp4", "-x$(y) 100%.MP4", "n" * 200 + ".mp4"]
-    for name in (*names, os.fsdecode(b"caf\xe9.mp4")):
+    for name in (
+        *names,
+        *map(os.fsdecode, (b"caf\xe9.mp4", b"caf\xe8.mp4", b"\\xe9\xe9.mp4", b"\xe9\\xe9.mp4")),
+    ):
         (films / name).write_bytes(good)
     (films / "alias.mp4").symlink_to(names[0])
     (films / "gone.mp4").symlink_to("nowhere.mp4")
+    (films / "loop.mp4").symlink_to("loop.mp4")
     (films / "out.mp4").symlink_to(folder / "films" / "good.mp4")
     (films / "disc").symlink_to(folder / "films")
     os.mkfifo(films / "pipe.mp4")
@@ -201,10 +205,12 @@ def test_names_of_any_kind_go_through_and_links_to_nowhere_are_named(folder, tmp
     found = {row["film"]["path"] for row in rows(tmp_path / "out", "probe")}
     assert found == {f"films/{name}" for name in (*names, "alias.mp4")}
     said = {f["name"]: f["error"] for f in read_rows(tmp_path / "out" / "probe" / "failures.jsonl")}
-    assert set(said) == {
-        f"films/{name}" for name in ("caf\ufffd.mp4", "gone.mp4", "out.mp4", "disc", "pipe.mp4")
-    }
-    assert "isn't UTF-8" in said["films/caf\ufffd.mp4"] and "isn't there" in said["films/gone.mp4"]
+    coded = [r"caf\xe9.mp4", r"caf\xe8.mp4", r"\\xe9\xe9.mp4", r"\xe9\\xe9.mp4"]
+    others = ["gone.mp4", "loop.mp4", "out.mp4", "disc", "pipe.mp4"]
+    assert set(said) == {f"films/{name}" for name in (*coded, *others)}
+    assert all("isn't UTF-8" in said[f"films/{name}"] for name in coded)
+    assert "isn't there" in said["films/gone.mp4"]
+    assert said["films/loop.mp4"].endswith("can't be read (Too many levels of symbolic links)")
     assert "lies outside" in said["films/out.mp4"] and "isn't followed" in said["films/disc"]
 
 

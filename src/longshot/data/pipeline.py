@@ -183,7 +183,8 @@ def _film_row(path: Path, name: str, entry: FilmEntry, trouble: str) -> Row:
     try:
         name.encode()
     except UnicodeEncodeError:
-        name = os.fsencode(name).decode("utf-8", "replace")
+        # Each name another text, since equal rows are one unit: bad bytes as \xe9, a backslash doubled.
+        name = os.fsencode(name).replace(b"\\", rb"\\").decode("utf-8", "backslashreplace")
         trouble = "its name isn't UTF-8, so no row can hold it; rename it"
     if not trouble:
         try:
@@ -191,7 +192,7 @@ def _film_row(path: Path, name: str, entry: FilmEntry, trouble: str) -> Row:
             size, changed = facts.st_size, facts.st_mtime_ns
         except OSError as error:
             trouble = f"can't be read ({error.strerror or error})"
-            if path.is_symlink():
+            if isinstance(error, FileNotFoundError) and path.is_symlink():
                 trouble = "a link to a file that isn't there"
     row = {
         "path": name,
