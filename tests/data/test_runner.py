@@ -122,6 +122,36 @@ def test_a_journal_cut_off_anywhere_keeps_every_whole_entry(tmp_path_factory, na
     again.close()
 
 
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+@pytest.mark.parametrize("torn", [b"", b'{"key":"half a li'])
+def test_a_damaged_line_of_a_journal_costs_its_own_entry_only(tmp_path, damaged, torn):
+    names = ["a", "b", "c"]
+    journal = Journal(tmp_path)
+    for name in names:
+        journal.add(Outcome(key=name, name=name, rows=({"text": name},)))
+    journal.close()
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    lines[damaged] = b"\0" * (len(lines[damaged]) - 1) + b"\n"
+    journal.path.write_bytes(b"".join(lines) + torn)
+    again = Journal(tmp_path)
+    lost = names[damaged]
+    assert [name for name in names if name not in again] == [lost]
+    for name in (lost, "new"):
+        again.add(Outcome(key=name, name=name, rows=({"text": name},)))
+    assert [again.read(name)["rows"] for name in [*names, "new"]] == [[{"text": t}] for t in [*names, "new"]]
+    again.close()
+    assert again.path.read_bytes().startswith(b"".join(lines) + b'{"key":"%s","name"' % lost.encode())
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="needs a file that can only be written"
+)
+def test_a_journal_that_cannot_be_read_does_not_say_written(tmp_path):
+    (tmp_path / "journal.jsonl").symlink_to("/proc/self/clear_refs")
+    with pytest.raises(UserError, match=r"journal\.jsonl: could not be read \(.+\)$"):
+        Journal(tmp_path)
+
+
 @given(st.lists(st.dictionaries(st.text(), st.integers() | st.text() | st.none()), max_size=3))
 def test_a_key_is_the_hash_of_the_json_of_all_that_goes_in(tmp_path_factory, rows):
     stage = toy(tmp_path_factory.getbasetemp(), times=3)

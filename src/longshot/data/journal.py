@@ -1,9 +1,9 @@
 """Where a stage's results lie: an append-only journal that survives being killed, and rows.jsonl made from it."""
 
+import contextlib
 import json
 import os
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Journal:
     """Results of one stage by key, in `journal.jsonl`: a line a unit, written whole and synced, never changed.
 
     A run that is killed leaves at most one torn line at the end, which is cut off when the journal is opened again.
+    A whole line that was damaged since is passed over: its unit is made again, and those after it stay.
     Results of other settings stay in it and are found again when the settings come back.
     """
 
@@ -32,30 +33,40 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             # Written without a buffer: what a full disk refused must not come back when the file is closed.
             self._end = self.path.open("ab", buffering=0)
-            self._file = self.path.open("rb")
-            self._index()
+        try:
+            with _told(self.path, "read"):
+                end = self._index()
+            # A line that doesn't end can only be the last one a killed run was writing.
+            with _told(self.path):
+                self._end.truncate(end)
+            # Opened after the cut, so that no buffer holds what was cut off.
+            with _told(self.path, "read"):
+                self._file = self.path.open("rb")
+        except BaseException:
+            self._end.close()
+            raise
 
-    def _index(self) -> None:
-        self._file.seek(0)
+    def _index(self) -> int:
+        """Note where each entry begins and return where the last whole line ends."""
         end = 0
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
-            try:
-                self._places[json.loads(line)["key"]] = end
-            except (ValueError, KeyError, TypeError):
-                break
-            end += len(line)
-        # A line that isn't whole can only be the last one a killed run was writing.
-        self._end.truncate(end)
+        with self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    self._places[json.loads(line)["key"]] = end
+                end += len(line)
+        return end
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
     def read(self, key: str) -> dict[str, Any]:
         """Return the entry of a key: `rows`, `notes`, `seconds`."""
-        self._file.seek(self._places[key])
-        return json.loads(self._file.readline())
+        with _told(self.path, "read"):
+            self._file.seek(self._places[key])
+            line = self._file.readline()
+        return json.loads(line)
 
     def add(self, outcome: Outcome) -> None:
         """Keep a finished unit; it is on the disk when this returns."""
@@ -93,16 +104,16 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-@contextmanager
-def _told(path: Path) -> Generator[None]:
-    """Turn the system's refusal to write into one line."""
+@contextlib.contextmanager
+def _told(path: Path, what: str = "written") -> Generator[None]:
+    """Turn the system's refusal to write, or to read, into one line."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
+        raise UserError(f"{path}: could not be {what} ({error.strerror or error})") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone(folder: Path) -> Generator[None]:
     """Hold a run's folder for this process; UserError when another run works in it. A killed run lets go by itself."""
     with _told(folder):
