@@ -119,18 +119,19 @@ def change(folder, part: str, **values) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+PUBLISHED = dict(  # of its scheduler
+    use_dynamic_shifting=True,
+    base_image_seq_len=1024,
+    max_image_seq_len=4096,
+    base_shift=0.95,
+    max_shift=2.05,
+    shift_terminal=0.1,
+)
+
+
 def test_noise_levels_are_those_of_its_scheduler_for_a_shot_of_the_default_size(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    change(
-        copy,
-        "scheduler/scheduler_config.json",
-        use_dynamic_shifting=True,
-        base_image_seq_len=1024,
-        max_image_seq_len=4096,
-        base_shift=0.95,
-        max_shift=2.05,
-        shift_terminal=0.1,
-    )
+    change(copy, "scheduler/scheduler_config.json", **PUBLISHED)
     from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift
 
@@ -146,14 +147,7 @@ def test_noise_levels_are_those_of_its_scheduler_for_a_shot_of_the_default_size(
     assert load_spec(str(folder)).shifts is None and load_spec(str(folder)).shift == 3.0
 
 
-DYNAMIC = dict(  # as published, but over fewer tokens, so that small shots differ
-    use_dynamic_shifting=True,
-    base_image_seq_len=4,
-    max_image_seq_len=16,
-    base_shift=0.95,
-    max_shift=2.05,
-    shift_terminal=0.1,
-)
+FEW_TOKENS = PUBLISHED | dict(base_image_seq_len=4, max_image_seq_len=16)  # so that small shots differ
 
 
 @pytest.mark.parametrize(("frames", "size"), [(9, (64, 32)), (17, (64, 64)), (33, (96, 64))])
@@ -163,7 +157,7 @@ def test_the_shift_follows_the_tokens_of_a_shot_as_diffusers_own_pipeline_has_it
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     copy = shutil.copytree(folder, tmp_path / "copy")
-    change(copy, "scheduler/scheduler_config.json", **DYNAMIC)
+    change(copy, "scheduler/scheduler_config.json", **FEW_TOKENS)
     base, pipe, (width, height) = load_base(str(copy)), ltx2(), size
     pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(copy / "scheduler")
     scene = write_scene(
