@@ -34,7 +34,7 @@ BOB = 1.5  # pixels; a step lifts a walker by less
 INK: Rgb = (44, 32, 48)
 INK_WIDTH = {"wide": 0.7, "medium": 0.8, "close": 1.0}  # of outlines, pixels
 PAD = 24  # people are drawn on a wider strip, then the frame is cut out of it
-_REACH = 10.6  # units from a puppet's middle to the edge of its window
+_REACH = 13.4  # units from a puppet's middle to the edge of its window, which a raised hand must not leave
 
 
 # --- shapes: distances in the units of their coordinates, negative inside ---------------------------------------
@@ -339,9 +339,14 @@ class _Pose:
         else:
             self.stretch = 1 + 0.03 * (0.5 - 0.5 * np.cos(phase))
         self.arm = {-1: zero, 1: zero}  # angle from hanging down, outwards, radians
+        self.raised = {
+            -1: zero,
+            1: zero,
+        }  # how far an arm is up, 0..1; a raised one is longer and its hand larger
         if action == "wave":
             up = _ease((f + 0.5) / 2.5) * _ease((shot.frames - f) / 2.5) * (f > 0)
-            self.arm[acting.facing] = up * (1.7 + 0.36 * np.sin(2 * np.pi * f / 4))
+            self.arm[acting.facing] = up * (2.0 + 0.36 * np.sin(2 * np.pi * f / 8))
+            self.raised[acting.facing] = up
         elif walk_direction(action):
             for side in (-1, 1):
                 self.arm[side] = 0.22 + 0.22 * side * self.step - 0.22
@@ -408,11 +413,15 @@ def _paint_person(rgb, u0, v0, pose: _Pose, puppet: Puppet, camera: str):
         up = 1.2 + np.maximum(0, side * step) * 1.3
         p.paint(ellipse(p.u, p.v, ahead, up, 2.4, 1.5), _shade(body, 0.62))
     for side in (-1, 1):
-        p = whole.band(3.0, 18.5 if pose.arm[side].max() > 0.5 else 12.5)
-        angle = _shape(pose.arm[side]) + 0.42
+        raised = _shape(pose.raised[side])
+        p = whole.band(3.0, 22.0 if raised.max() > 0 else 12.5)
+        angle, length = _shape(pose.arm[side]) + 0.42, 5.6 + 2.4 * raised
         su, sv = side * 4.4, 10.4
-        hand_u, hand_v = su + 5.6 * side * np.sin(angle), sv - 5.6 * np.cos(angle)
-        p.paint(capsule(p.u, p.v, su, sv, hand_u, hand_v, 1.35), body)
+        hand_u, hand_v = su + length * side * np.sin(angle), sv - length * np.cos(angle)
+        arm = capsule(p.u, p.v, su, sv, hand_u, hand_v, 1.35 + 0.25 * raised)
+        if raised.max() > 0:
+            arm = np.minimum(arm, circle(p.u, p.v, hand_u, hand_v, 1.35 + 0.95 * raised))
+        p.paint(arm, body)
     p = whole.band(0.5, 13.5)
     d = p.paint(box(p.u, p.v, 0, 7.0, 5.4, 5.9, 4.6), body)
     if puppet.pattern == "stripes":

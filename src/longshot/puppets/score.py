@@ -195,7 +195,7 @@ def _find_place(frames: Float32[np.ndarray, "frames 3 32 48"]) -> _Place:
 
 _MAX_LIFT = 4
 _BODY_TOP, _HAT_LOW = 17.4, 17.0  # units: where the body's evidence ends and the hat's begins
-_REACH = 10.8
+_REACH = 13.4
 
 
 @dataclass(frozen=True)
