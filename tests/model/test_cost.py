@@ -38,8 +38,11 @@ def counted(job) -> int:
 
 
 @pytest.mark.parametrize("visibility", VISIBILITIES)
-def test_flops_of_a_pass_are_those_that_torch_counts(visibility):
-    net, layout = network(detail_width=7), Layout(SCENES)
+@pytest.mark.parametrize(
+    "sizes", [{"detail_width": 7}, {"channels": 24, "patch": (2, 2, 2), "refiner_width": 8}]
+)
+def test_flops_of_a_pass_are_those_that_torch_counts(visibility, sizes):
+    net, layout = network(**sizes), Layout(SCENES)
     z, text, sigma = inputs(layout, net)
     work = forward_work(net.config, layout, visibility)
     assert work.flops == counted(lambda: net(z, text, sigma, layout, visibility))
@@ -79,11 +82,13 @@ def test_the_bytes_of_a_cache_are_those_of_a_context():
     assert context.nbytes == kv_bytes(base.config.network, tokens, itemsize=8)
 
 
+@pytest.mark.parametrize("refiner_width", [0, 96])
 @pytest.mark.parametrize("num_past", [0, 4])
-def test_activations_at_the_peak_are_those_that_torch_allocates(num_past):
+def test_activations_at_the_peak_are_those_that_torch_allocates(num_past, refiner_width):
     shots = tuple(Group(i + 1, 14, (3, 4, 6)) for i in range(6))
     layout = Layout((shots,), (num_past,))
-    net = network(dtype=torch.float32, width=96, heads=4, depth=3, cond_width=16, mlp_ratio=4, channels=96)
+    sizes = {"width": 96, "heads": 4, "depth": 3, "cond_width": 16, "mlp_ratio": 4, "channels": 96}
+    net = network(dtype=torch.float32, **sizes, patch=(2, 4, 4), refiner_width=refiner_width)
     past = None
     if num_past:
         before, kept = Layout((shots[:num_past],)), []

@@ -43,6 +43,8 @@ def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase
         heads=heads,
         cond_width=12,
         detail_width=16,
+        patch=TINY_SPEC.stride,
+        refiner_width=8,
         predicts="velocity",
     )
     base = (DoubleBase if dtype == torch.float64 else NativeBase).fresh(

@@ -71,6 +71,8 @@ def tiny() -> NativeConfig:
         heads=4,
         cond_width=96,
         detail_width=384,
+        patch=TINY_SPEC.stride,
+        refiner_width=48,
         rope=TINY_SPEC.rope,
     )
     return NativeConfig(TINY_SPEC, network)
@@ -307,7 +309,9 @@ def _config_to_json(config: NativeConfig) -> dict:
 def _config_from_json(data: dict) -> NativeConfig:
     spec = dict(data["spec"])
     spec |= {"fps": Fraction(spec["fps"]), "size": tuple(spec["size"]), "stride": tuple(spec["stride"])}
-    config = NativeConfig(Spec(**spec), MMDiTConfig(**data["network"]))
+    network = dict(data["network"])
+    network |= {"patch": tuple(network["patch"])} if "patch" in network else {}
+    config = NativeConfig(Spec(**spec), MMDiTConfig(**network))
     if config.spec.rope not in get_args(RopeMode) or config.network.predicts not in ("clean", "velocity"):
         raise ValueError(f"no rope {config.spec.rope!r} or prediction {config.network.predicts!r}")
     if config.spec.channels != config.network.channels:

@@ -33,6 +33,10 @@ class SplitKernel(Protocol):
         """The wanted rows of the whole sequence, given those of them that this process holds."""
         ...
 
+    def shared(self, x: Tensor) -> Tensor:
+        """x, for a computation that every process repeats over the whole sequence: its gradient is this process's share."""
+        ...
+
 
 Kernel = Literal["prefix", "dense", "flex"] | SplitKernel
 

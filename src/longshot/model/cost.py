@@ -11,14 +11,22 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from longshot.layout import Layout, Visibility
+from longshot.layout import GLOBAL, Layout, Visibility
 from longshot.model.mmdit import SINUSOIDS, MMDiT, MMDiTConfig, layer_norm
+from longshot.model.refine import FEATURES, FOLD, RGB
 from longshot.model.rope import rotate, rotations, split_axes
 
 # How often a block reads or writes a number of its [tokens, width] streams outside matrix products and attention, counted
 # from `Block.forward` op by op: modulation tables 12, two modulated norms 20, QK-norm 20, joining text and video 14, rotary
 # turns 18, gates 12, GELU 2 mlp_ratio. A remembered token is joined, and its key turned. `measure_machine` times 36 of them.
 TRAFFIC_NEW, TRAFFIC_PAST, TRAFFIC_MEASURED = 96, 17, 36
+# The same of the pixel refiner's maps, at its ends and a block: shifts 4, modulation 6, SiLU 2, skip 3; the rest is what
+# convolutions lay out anew. Set so that a pass of the tiny base is predicted (75 ms without, 127 ms measured, one thread).
+TRAFFIC_REFINER_ENDS, TRAFFIC_REFINER_BLOCK = 16, 28
+LIVE_REFINER, LIVE_KERNELS = (
+    5,
+    3,
+)  # of its maps, and of a convolution's weights laid out anew, are alive at its peak
 CALLS_A_BLOCK = 200  # operations a block issues, each with its fixed cost
 LIVE_WIDE, LIVE_NARROW = (
     6,
@@ -81,13 +89,36 @@ def forward_work(config: MMDiTConfig, layout: Layout, visibility: Visibility) ->
     every_group = 2 * cond * 6 * width * 2  # modulation of both streams
     ends = 2 * video * width * config.channels * 2 + groups * 2 * cond * (SINUSOIDS + cond + 2 * width)
     ends += 2 * video * config.detail_width * (width + 2 * config.channels)
+    ends += refiner_flops(config, layout)
     traffic = (TRAFFIC_NEW + 2 * config.mlp_ratio) * new + TRAFFIC_PAST * past
+    maps = (TRAFFIC_REFINER_ENDS + TRAFFIC_REFINER_BLOCK * config.refiner_depth) * config.refiner_width
     return Work(
         matmul=config.depth * (every_token * new + every_group * groups) + ends,
         attention=config.depth * 4 * width * attended_pairs(layout, visibility),
-        traffic=config.depth * traffic * width * 4,
+        traffic=(config.depth * traffic * width + maps * _folded_pixels(config, layout)) * 4,
         calls=config.depth * CALLS_A_BLOCK,
     )
+
+
+def refiner_flops(config: MMDiTConfig, layout: Layout) -> int:
+    """FLOPs of the convolutions that correct a native base's pixels (`refine.py`), 0 where it has none."""
+    if not config.refiner_width:
+        return 0
+    t, h, w = config.patch
+    shots = [g for g in layout.groups if g.shot != GLOBAL]
+    pixels = _folded_pixels(config, layout)
+    folded, c = RGB * FOLD * FOLD, config.refiner_width
+    convolutions = c * (2 * folded + FEATURES) + config.refiner_depth * 2 * c * c + c * folded
+    told = layout.num_video * config.width * t * h * w // FOLD**2 * FEATURES
+    modulation = config.refiner_depth * 2 * c * config.cond_width * sum(g.grid[0] * t for g in shots)
+    return 2 * (9 * convolutions * pixels + told + modulation)
+
+
+def _folded_pixels(config: MMDiTConfig, layout: Layout) -> int:
+    """Pixels that the refiner's convolutions see, 0 where a network has none."""
+    t, h, w = config.patch
+    tokens = sum(g.video for g in layout.groups if g.shot != GLOBAL)
+    return tokens * t * h * w // FOLD**2 if config.refiner_width else 0
 
 
 def text_work(config: MMDiTConfig, lengths: Sequence[int]) -> Work:
@@ -103,7 +134,8 @@ def text_work(config: MMDiTConfig, lengths: Sequence[int]) -> Work:
 
 
 def activation_bytes(config: MMDiTConfig, layout: Layout, itemsize: int) -> int:
-    """Bytes of activations at the peak of a pass without gradients: in a block, while the MLP of its larger stream runs."""
+    """Bytes of activations at the peak of a pass without gradients: in a block, while the MLP of its larger stream runs, or in
+    the refiner, whichever holds more."""
     new, past = len(layout.queries), len(layout.keys) - len(layout.queries)
     larger = max(layout.num_video, layout.num_text)
     streams = new * (4 * LIVE_WIDE + LIVE_NARROW * itemsize) + larger * 2 * config.mlp_ratio * itemsize
@@ -112,7 +144,10 @@ def activation_bytes(config: MMDiTConfig, layout: Layout, itemsize: int) -> int:
     )  # one layer's cache, and it joined with the new rows
     latents = layout.num_video * config.channels * (4 + itemsize)
     rotations = (2 * new + past) * config.head_dim * 4
-    return (streams + remembered) * config.width + latents + rotations
+    block = (streams + remembered) * config.width + latents + rotations
+    maps = LIVE_REFINER * config.refiner_width + 2 * RGB * FOLD * FOLD + FEATURES
+    refiner = (_folded_pixels(config, layout) * maps + LIVE_KERNELS * 9 * config.refiner_width**2) * itemsize
+    return max(block, refiner + 2 * latents + layout.num_video * config.width * (8 + itemsize))
 
 
 # -- time ---------------------------------------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from longshot.errors import UserError
 from longshot.layout import Group, Layout, RopeMode, Span, Visibility
 from longshot.model.attention import Kernel, attend
 from longshot.model.context import Context, Memory, join_past
+from longshot.model.refine import PixelRefiner
 from longshot.model.rope import rotate, rotations, split_axes
 
 SINUSOIDS = 256  # width of the sinusoidal embedding of sigma
@@ -31,7 +33,9 @@ class MMDiTConfig:
 
     cond_width: width of the noise-level embedding that every block's modulation reads (SD3 uses the full width; a narrow one
     saves parameters in small models). detail_width: hidden width of a per-token head that sees the noisy token beside the
-    features, 0 for none; a token of more numbers than `width` loses detail without it. theta: rotary base.
+    features, 0 for none; a token of more numbers than `width` loses detail without it. patch, refiner_width, refiner_depth: of
+    pixel bases, what a token spans and the size of the network that corrects its pixels (`refine.py`), width 0 for none.
+    theta: rotary base.
     predicts: what the last layer means, z_0 ("clean") or v.
     """
 
@@ -44,6 +48,9 @@ class MMDiTConfig:
     mlp_ratio: int = 4
     text_depth: int = 2
     detail_width: int = 0
+    patch: tuple[int, int, int] = (1, 1, 1)
+    refiner_width: int = 0
+    refiner_depth: int = 2
     theta: float = 1000.0
     rope: RopeMode = "interleaved"
     predicts: Literal["clean", "velocity"] = "clean"
@@ -225,7 +232,13 @@ class MMDiT(nn.Module):
         hidden = config.detail_width
         self.detail_up = nn.Linear(config.width + config.channels, hidden) if hidden else None
         self.detail_down = nn.Linear(hidden, config.channels) if hidden else None
+        self.refiner = None
+        if config.refiner_width:
+            self.refiner = PixelRefiner(
+                config.patch, config.refiner_width, config.refiner_depth, config.width, config.cond_width
+            )
         self.recompute_activations = False
+        self.refines = True  # False leaves the refiner out, while the rest is trained
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -241,6 +254,8 @@ class MMDiT(nn.Module):
         for module in (self.last_modulation, self.head, self.detail_down):
             if module is not None:
                 nn.init.zeros_(module.weight)
+        if self.refiner is not None:
+            self.refiner.initialise()
 
     def encode_text(self, prompts: Sequence[Float[Tensor, "_ text_dim"]]) -> list[Float[Tensor, "_ width"]]:
         """The features of each prompt: `text_refiner`, as a method that a sharded network can be entered by."""
@@ -362,7 +377,18 @@ class MMDiT(nn.Module):
         if self.detail_up is not None and self.detail_down is not None:
             noisy = z[route.video_rows].to(last.dtype)
             out = out + self.detail_down(F.silu(self.detail_up(torch.cat([last, noisy], 1))))
-        return out if isinstance(kernel, str) else kernel.join(out, ~layout.queries.is_text)
+        refiner = self.refiner if self.refines else None
+        told = out[:, :0] if refiner is None else refiner.told(last)
+        if not isinstance(kernel, str):
+            joined = kernel.join(torch.cat([out, told], 1), ~layout.queries.is_text)
+            out, told = joined.split([out.shape[1], told.shape[1]], dim=1)
+        if refiner is None:
+            return out
+        weights: dict[str, Tensor] = dict(refiner.named_parameters())
+        if not isinstance(kernel, str):  # every process refines the whole sequence
+            cond = kernel.shared(cond)
+            weights = {name: kernel.shared(weight) for name, weight in weights.items()}
+        return functional_call(refiner, weights, (out, z.to(out.dtype), told, cond, layout))
 
 
 def memories_from(

@@ -1,6 +1,7 @@
-"""The configuration of a training stage, and the three stages of LCT as presets."""
+"""The configuration of a training stage, and the three stages of LCT as presets, with those of the pixel refiner between."""
 
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from longshot.flow import SigmaDraw
 from longshot.layout import Visibility
@@ -15,7 +16,8 @@ class StageConfig:
     lr: peak learning rate; it warms up over `warmup` steps, and falls linearly to 0 over the last `decay` share of `steps`.
     ema: decay of the weight average that is kept and shipped. attributes: weight of the auxiliary loss of
     `train/attributes.py`, 0 for none. grain: chance that a shot's noise is stronger in places than its level says
-    (`train/evidence.py`).
+    (`train/evidence.py`). learns: the transformer, while a pixel refiner is left aside, or that refiner alone
+    (`model/refine.py`), which is cheaper than both at once and needs other noise levels.
     """
 
     name: str
@@ -31,6 +33,7 @@ class StageConfig:
     ema: float = 0.998
     attributes: float = 0.0
     grain: float = 0.0
+    learns: Literal["transformer", "refiner"] = "transformer"
     seed: int = 0
 
     def __post_init__(self):
@@ -75,6 +78,20 @@ def lct(steps: int = 9000) -> StageConfig:
     )
 
 
+def refine(steps: int = 2000) -> StageConfig:
+    """The pixel refiner, at the noise levels where details are decided, over a transformer that stays as it is."""
+    stream = replace(FILM, scenes=4, misled=0.0, portraits=0.1)
+    sigma = SigmaDraw(mean=-0.8, std=1.2, shared=0.0, history=0.0)
+    return StageConfig(
+        "refine", steps, stream, sigma=sigma, lr=2e-3, decay=0.7, ema=0.995, learns="refiner", seed=4
+    )
+
+
+def causal_refine(steps: int = 400) -> StageConfig:
+    """The same over the context-causal transformer, from where `refine` ended."""
+    return replace(refine(steps), name="causal-refine", visibility="causal", lr=1e-3, seed=5)
+
+
 def causal(steps: int = 1200) -> StageConfig:
     """Stage 3: the context-causal fine-tune (LCT sec. 3.3)."""
     stream = replace(FILM, single=0.2)
@@ -95,4 +112,10 @@ def causal(steps: int = 1200) -> StageConfig:
     )
 
 
-STAGES = {"single": single_shot, "lct": lct, "causal": causal}
+STAGES = {
+    "single": single_shot,
+    "lct": lct,
+    "refine": refine,
+    "causal": causal,
+    "causal-refine": causal_refine,
+}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from longshot.errors import UserError
 from longshot.files import write_text
 from longshot.flow import flow_loss
 from longshot.layout import GLOBAL, Group, Layout, Visibility, global_group
+from longshot.model.mmdit import MMDiT
 from longshot.train.attributes import DEPTH, AttributeReaders
 from longshot.train.checkpoint import TrainingState
 from longshot.train.config import StageConfig
@@ -192,6 +193,16 @@ def deferred_interrupt() -> Generator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+def _choose_what_learns(network: MMDiT, learns: Literal["transformer", "refiner"]) -> None:
+    """Freezes the other part, and leaves the refiner out of a pass in which it doesn't learn."""
+    network.requires_grad_(learns == "transformer")
+    network.refines = learns == "refiner"
+    if network.refiner is not None:
+        network.refiner.requires_grad_(network.refines)
+    elif network.refines:
+        raise UserError("this network has no pixel refiner to train; train the stages without `refine`")
+
+
 class Trainer:
     """One stage of one run in one folder: `log.jsonl`, `checkpoint.safetensors`, and at the end `weights.safetensors`.
 
@@ -223,7 +234,7 @@ class Trainer:
                 f"--parallel {parallel}: the auxiliary loss of drawn scenes reads whole sequences; give --attributes 0"
             )
         if lora is None:
-            self.network.train().requires_grad_(True)
+            _choose_what_learns(self.network.train(), config.learns)
         else:
             tune.attach(self.network, lora.rank, config.seed)
         sharing = share_out(base, parallel, self.ranks)
@@ -401,10 +412,11 @@ class Trainer:
     def export(self) -> Path:
         """Writes the averaged weights as a base that `load_base` opens, or as a LoRA. Every process must call it."""
         average = {k: whole(v) for k, v in self.average.items()}
+        frozen = {k: whole(p) for k, p in self.network.named_parameters() if k not in average}
         path = self.folder / (WEIGHTS if self.lora is None else ADAPTER)
         if self.ranks.rank == 0 and self.lora is None:
             assert isinstance(self.base, NativeBase)
-            self.base.save(path, torch.float32, average)
+            self.base.save(path, torch.float32, frozen | average)
         elif self.ranks.rank == 0:
             save_adapter(path, tune.as_adapter(str(path), average), torch.float32)
         return path

@@ -223,6 +223,19 @@ class _Join(torch.autograd.Function):
         return grads[0][ctx.own], None, None, None
 
 
+class _Share(torch.autograd.Function):
+    """The same tensor, whose gradient is divided by a number of processes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, count: int) -> Tensor:
+        ctx.count = count
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        return grads[0] / ctx.count, None
+
+
 @dataclass(frozen=True)
 class Ulysses:
     """Context parallelism as an attention kernel (DeepSpeed-Ulysses): `base.kernel = Ulysses(group)`, and nothing else.
@@ -281,3 +294,6 @@ class Ulysses:
     ) -> Float[Tensor, "wanted channels"]:
         lengths = [int(is_wanted[span.slice].sum()) for span in self.spans(len(is_wanted))]
         return _Join.apply(rows, lengths, self.rank, self.group)
+
+    def shared(self, x: Tensor) -> Tensor:
+        return _Share.apply(x, self.count)

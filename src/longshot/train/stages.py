@@ -57,6 +57,8 @@ class Order:
             raise UserError(
                 "--lora: is trained in one stage: give --stage lct, or --stage causal for sampling with a cache"
             )
+        if self.lora and "refine" in self.stage:
+            raise UserError(f"--stage {self.stage}: trains a refiner of pixels, which a LoRA has no part in")
         if not self.lora and self.recompute == "always":
             raise UserError("--recompute always: is for a LoRA over a pretrained base; give --lora RANK")
         if not self.lora and self.base != "tiny":
