@@ -179,6 +179,7 @@ def test_the_commands_train_a_lora_and_sample_with_it(tmp_path):
     done(*order, "--stage", "lct", "--steps", 1, "--lora", 2, "--lr", 0.01)
     assert (tmp_path / "run/lct" / ADAPTER).is_file() and REPORT_EVERY > 1
     assert "trained in one stage" in refused(*order, "--lora", 2)
+    assert "a LoRA has no part in" in refused(*order, "--lora", 2, "--stage", "refine")
     assert "names what a LoRA is trained over" in refused(*order, "--stage", "lct")
     settings = json.loads((tmp_path / "run/lct/config.json").read_text())
     assert settings["lora"]["rank"] == 2 and len(settings["lora"]["base"]) == 24 and settings["lr"] == 0.01

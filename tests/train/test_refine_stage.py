@@ -1,0 +1,79 @@
+"""The stages that train the refiner of pixels: what learns, what stays, and what comes out."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_run import stage, tiny_base
+
+from longshot.bases.native import NativeBase, NativeConfig
+from longshot.errors import UserError
+from longshot.flow import SigmaDraw
+from longshot.train.config import STAGES
+from longshot.train.loop import Trainer, batch_loss, collate, draw_noise
+from longshot.train.puppets import PuppetSteps
+
+REFINING = replace(
+    stage(40), learns="refiner", attributes=0.0, lr=5e-3, sigma=SigmaDraw(mean=-1.5, std=0.5)
+)
+
+
+def with_refiner() -> NativeBase:
+    plain = tiny_base()
+    sizes = replace(plain.config.network, patch=plain.spec.stride, refiner_width=16, refiner_depth=1)
+    return NativeBase.fresh(NativeConfig(plain.spec, sizes))
+
+
+def of_refiner(base: NativeBase, wanted: bool) -> dict[str, torch.Tensor]:
+    state = base.network.state_dict()
+    return {k: v.clone() for k, v in state.items() if k.startswith("refiner.") == wanted}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("learns", ["transformer", "refiner"])
+def test_only_the_part_that_learns_changes_and_the_file_has_both(learns, tmp_path):
+    base = with_refiner()
+    before = {part: of_refiner(base, part) for part in (True, False)}
+    written = Trainer(base, replace(REFINING, steps=2, learns=learns), tmp_path).run(workers=0)
+    after = NativeBase.load(written)
+    assert same(before[learns != "refiner"], of_refiner(after, learns != "refiner"))
+    assert not same(before[learns == "refiner"], of_refiner(after, learns == "refiner"))
+
+
+def test_a_run_of_the_refiner_goes_on_bit_for_bit(tmp_path):
+    config = replace(REFINING, steps=4)
+    straight = Trainer(with_refiner(), config, tmp_path / "straight").run(workers=0)
+    Trainer(with_refiner(), config, tmp_path / "halved").run(workers=0, until=2)
+    halved = Trainer(with_refiner(), config, tmp_path / "halved").run(workers=0)
+    one, two = (NativeBase.load(path).network.state_dict() for path in (straight, halved))
+    assert same(one, two)
+
+
+def test_forty_steps_on_one_example_bring_the_refiner_nearer_to_it(tmp_path):
+    base, examples = with_refiner(), PuppetSteps(REFINING.stream, seed=5)[0]
+    batch = collate(base, examples)
+    sigma, eps = draw_noise(batch.layout, base.spec.channels, REFINING, 10_000, range(len(examples)))
+
+    @torch.no_grad()
+    def loss() -> float:
+        return float(batch_loss(base, batch, sigma, eps, "scene").flow)
+
+    trainer = Trainer(base, REFINING, tmp_path)
+    before = loss()
+    for _ in range(40):
+        trainer.train_step(examples)
+    assert loss() < 0.5 * before  # the transformer is a fresh one, so all of it is the refiner's
+
+
+def test_a_network_without_a_refiner_has_no_such_stage(tmp_path):
+    with pytest.raises(UserError, match="has no pixel refiner to train"):
+        Trainer(tiny_base(), REFINING, tmp_path)
+
+
+def test_the_recipe_refines_after_each_stage_whose_weights_ship():
+    assert list(STAGES) == ["single", "lct", "refine", "causal", "causal-refine"]
+    assert all(config().name == name for name, config in STAGES.items())
+    assert STAGES["causal-refine"]().visibility == "causal"
