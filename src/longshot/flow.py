@@ -65,6 +65,7 @@ class SigmaDraw:
     LCT draws every shot's level by itself (`independent`). Two more kinds of scene are mixed in, with the given shares:
     `shared`, one level for all shots, as joint generation meets it; and `history`, a random set of shots nearly clean at a
     level in [0, `history_max`] and one shared level for the rest, as conditioning meets it. The rest is independent.
+    most: the highest level, by which all others are scaled.
     """
 
     mean: float = 1.2
@@ -72,12 +73,13 @@ class SigmaDraw:
     shared: float = 0.35
     history: float = 0.40
     history_max: float = 0.5
+    most: float = 1.0
     causal_history: bool = (
         False  # the clean shots are a prefix of the scene, as an auto-regressive roll-out meets it
     )
 
     def _logit_normal(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * torch.randn(n, generator=generator))
+        return self.most * torch.sigmoid(self.mean + self.std * torch.randn(n, generator=generator))
 
     def __call__(self, layout: Layout, generator: torch.Generator) -> Float[Tensor, " groups"]:
         """Noise levels for every group of a layout without past; the global prompt's dummy video gets 0."""

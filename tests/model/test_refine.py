@@ -77,10 +77,11 @@ def test_packed_shots_of_any_sizes_equal_the_slow_reference_shot_by_shot(groups,
     coarse, z = (noise(seed + k, layout.num_video, CHANNELS) for k in (0, 1))
     told = noise(seed + 2, layout.num_video, refiner.told.out_features)
     cond = noise(seed + 3, len(layout.groups), NET.config.cond_width)
-    out = refiner(coarse, z, told, cond, layout)
+    chosen = [k % 3 > 0 for k in range(len(layout.groups))]
+    out = refiner(coarse, z, told, cond, layout, chosen)
     for i, (group, span) in enumerate(zip(layout.groups, layout.video_spans, strict=True)):
         rows = [x[span.slice] for x in (coarse, z, told)]
-        if group.shot == GLOBAL:
+        if group.shot == GLOBAL or not chosen[i]:
             assert torch.equal(out[span.slice], rows[0])
             continue
         wanted = slow(refiner, *rows, cond[i], group.grid)
@@ -107,13 +108,24 @@ def test_a_refiner_that_is_left_out_changes_nothing():
     assert torch.equal(net(*given_, layout), PLAIN(*given_, layout))
 
 
+def test_only_shots_below_a_noise_level_are_corrected():
+    layout = Layout.single(Group(1, 3, (2, 1, 2)), Group(2, 3, (1, 1, 2)))
+    net = network(channels=CHANNELS, patch=PATCH, refiner_width=8, refines_below=0.5)
+    net.load_state_dict(PLAIN.state_dict(), strict=False)
+    z, text, _ = inputs(layout, net)
+    sigma = torch.tensor([0.5, 0.6])
+    found, plain = net(z, text, sigma, layout), PLAIN(z, text, sigma, layout)
+    assert torch.equal(found[4:], plain[4:]) and not torch.equal(found[:4], plain[:4])
+    assert torch.equal(*(n(z, text, sigma + 0.2, layout) for n in (net, PLAIN)))
+
+
 def test_no_shot_is_corrected_by_what_another_one_shows():
     layout, refiner = Layout.single(*(Group(k, 1, (1, 1, 2)) for k in (1, 2))), refined(NET)
     coarse, z = noise(1, 4, CHANNELS), noise(2, 4, CHANNELS)
     told, cond = noise(3, 4, refiner.told.out_features), noise(4, 2, NET.config.cond_width)
-    before = refiner(coarse, z, told, cond, layout)
+    before = refiner(coarse, z, told, cond, layout, [True] * 2)
     z[2:] += 1
-    after = refiner(coarse, z, told, cond, layout)
+    after = refiner(coarse, z, told, cond, layout, [True] * 2)
     assert torch.equal(before[:2], after[:2]) and not torch.equal(before[2:], after[2:])
 
 
@@ -121,9 +133,9 @@ def test_a_patch_is_corrected_by_what_the_one_beside_it_shows():
     layout, refiner = Layout.single(Group(1, 1, (1, 1, 2))), refined(NET)
     coarse, z = noise(1, 2, CHANNELS), noise(2, 2, CHANNELS)
     told, cond = noise(3, 2, refiner.told.out_features), noise(4, 1, NET.config.cond_width)
-    before = refiner(coarse, z, told, cond, layout)
+    before = refiner(coarse, z, told, cond, layout, [True])
     z[1] += 1
-    assert not torch.equal(before[0], refiner(coarse, z, told, cond, layout)[0])
+    assert not torch.equal(before[0], refiner(coarse, z, told, cond, layout, [True])[0])
 
 
 def test_patches_that_cannot_be_folded_are_refused():

@@ -14,7 +14,7 @@ from longshot.train.loop import Trainer, batch_loss, collate, draw_noise
 from longshot.train.puppets import PuppetSteps
 
 REFINING = replace(
-    stage(40), learns="refiner", attributes=0.0, lr=5e-3, sigma=SigmaDraw(mean=-1.5, std=0.5)
+    stage(40), learns="refiner", attributes=0.0, lr=5e-3, sigma=SigmaDraw(mean=-0.5, std=0.5, most=0.5)
 )
 
 

@@ -73,6 +73,7 @@ def tiny() -> NativeConfig:
         detail_width=384,
         patch=TINY_SPEC.stride,
         refiner_width=48,
+        refines_below=0.7,
         rope=TINY_SPEC.rope,
     )
     return NativeConfig(TINY_SPEC, network)

@@ -80,8 +80,8 @@ def attended_pairs(layout: Layout, visibility: Visibility) -> int:
     return sum((q.stop - q.start) * (k.stop - k.start) for q, k in layout.blocks(visibility))
 
 
-def forward_work(config: MMDiTConfig, layout: Layout, visibility: Visibility) -> Work:
-    """One pass of the network over a layout, text features given."""
+def forward_work(config: MMDiTConfig, layout: Layout, visibility: Visibility, refined: float = 1.0) -> Work:
+    """One pass of the network over a layout, text features given. refined: the share of passes that ask the refiner."""
     width, cond, groups = config.width, config.cond_width, len(layout.groups)
     new, video = len(layout.queries), layout.num_video
     past = len(layout.keys) - new
@@ -89,13 +89,14 @@ def forward_work(config: MMDiTConfig, layout: Layout, visibility: Visibility) ->
     every_group = 2 * cond * 6 * width * 2  # modulation of both streams
     ends = 2 * video * width * config.channels * 2 + groups * 2 * cond * (SINUSOIDS + cond + 2 * width)
     ends += 2 * video * config.detail_width * (width + 2 * config.channels)
-    ends += refiner_flops(config, layout)
+    ends += round(refined * refiner_flops(config, layout))
     traffic = (TRAFFIC_NEW + 2 * config.mlp_ratio) * new + TRAFFIC_PAST * past
     maps = (TRAFFIC_REFINER_ENDS + TRAFFIC_REFINER_BLOCK * config.refiner_depth) * config.refiner_width
+    maps = round(refined * maps * _folded_pixels(config, layout))
     return Work(
         matmul=config.depth * (every_token * new + every_group * groups) + ends,
         attention=config.depth * 4 * width * attended_pairs(layout, visibility),
-        traffic=(config.depth * traffic * width + maps * _folded_pixels(config, layout)) * 4,
+        traffic=(config.depth * traffic * width + maps) * 4,
         calls=config.depth * CALLS_A_BLOCK,
     )
 

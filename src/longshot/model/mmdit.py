@@ -34,8 +34,8 @@ class MMDiTConfig:
     cond_width: width of the noise-level embedding that every block's modulation reads (SD3 uses the full width; a narrow one
     saves parameters in small models). detail_width: hidden width of a per-token head that sees the noisy token beside the
     features, 0 for none; a token of more numbers than `width` loses detail without it. patch, refiner_width, refiner_depth: of
-    pixel bases, what a token spans and the size of the network that corrects its pixels (`refine.py`), width 0 for none.
-    theta: rotary base.
+    pixel bases, what a token spans and the size of the network that corrects its pixels (`refine.py`), width 0 for none;
+    refines_below: up to which noise level it is asked. theta: rotary base.
     predicts: what the last layer means, z_0 ("clean") or v.
     """
 
@@ -51,6 +51,7 @@ class MMDiTConfig:
     patch: tuple[int, int, int] = (1, 1, 1)
     refiner_width: int = 0
     refiner_depth: int = 2
+    refines_below: float = 1.0
     theta: float = 1000.0
     rope: RopeMode = "interleaved"
     predicts: Literal["clean", "velocity"] = "clean"
@@ -377,7 +378,8 @@ class MMDiT(nn.Module):
         if self.detail_up is not None and self.detail_down is not None:
             noisy = z[route.video_rows].to(last.dtype)
             out = out + self.detail_down(F.silu(self.detail_up(torch.cat([last, noisy], 1))))
-        refiner = self.refiner if self.refines else None
+        chosen = sigma <= self.config.refines_below
+        refiner = self.refiner if self.refines and chosen.any() else None
         told = out[:, :0] if refiner is None else refiner.told(last)
         if not isinstance(kernel, str):
             joined = kernel.join(torch.cat([out, told], 1), ~layout.queries.is_text)
@@ -388,7 +390,7 @@ class MMDiT(nn.Module):
         if not isinstance(kernel, str):  # every process refines the whole sequence
             cond = kernel.shared(cond)
             weights = {name: kernel.shared(weight) for name, weight in weights.items()}
-        return functional_call(refiner, weights, (out, z.to(out.dtype), told, cond, layout))
+        return functional_call(refiner, weights, (out, z.to(out.dtype), told, cond, layout, chosen.tolist()))
 
 
 def memories_from(

@@ -5,6 +5,8 @@ leaves of the noise shows as grain. This one sees the noisy picture beside that 
 and adds what is missing.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -76,13 +78,15 @@ class PixelRefiner(nn.Module):
         told: Float[Tensor, "video features"],
         cond: Float[Tensor, "groups cond"],
         layout: Layout,
+        chosen: Sequence[bool],
     ) -> Float[Tensor, "video channels"]:
-        """The answer for each row, corrected where a shot is; the global prompt's dummy video is left alone.
+        """The answer for each row, corrected in the shots among the chosen groups; the global prompt's dummy video is left alone.
 
         coarse: the transformer's answer. z: what it saw. told: `self.told` of its last features.
         """
         out = coarse
-        shots = [i for i, g in enumerate(layout.groups) if g.shot != GLOBAL and g.video]
+        groups = zip(layout.groups, chosen, strict=True)
+        shots = [i for i, (g, wanted) in enumerate(groups) if wanted and g.shot != GLOBAL and g.video]
         for size in sorted({layout.groups[i].grid[1:] for i in shots}):
             own = [i for i in shots if layout.groups[i].grid[1:] == size]
             rows = torch.from_numpy(

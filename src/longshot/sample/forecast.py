@@ -15,6 +15,7 @@ from longshot.bases.economy import Economy, refuse_narrower
 from longshot.bases.native import PRESETS, NativeBase, NativeConfig, config_of
 from longshot.bases.shape import Blueprint, Shape, load_shape, with_file
 from longshot.errors import UserError
+from longshot.flow import sigma_table
 from longshot.layout import GLOBAL, Group, Layout, Visibility, global_group
 from longshot.model.context import DTYPES, CacheDtype
 from longshot.model.cost import (
@@ -129,16 +130,17 @@ class Forecast:
 # -- what a base costs ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class NativeCosts:
-    """The costs of a native base, which runs in fp32."""
+    """The costs of a native base, which runs in fp32. refined: see `cost.forward_work`."""
 
     config: NativeConfig
+    refined: float = 1.0
 
     @property
     def spec(self) -> Spec:
         return self.config.spec
 
     def forward_work(self, layout: Layout, visibility: Visibility) -> Work:
-        return forward_work(self.config.network, layout, visibility)
+        return forward_work(self.config.network, layout, visibility, self.refined)
 
     def text_work(self, lengths: Sequence[int]) -> Work:
         return text_work(self.config.network, lengths)
@@ -268,8 +270,14 @@ def forecast_plan(
     cache_elsewhere: bool = False,
 ) -> tuple[RoundForecast, ...]:
     """What each round of a plan costs. count: tokens of a prompt."""
-    costs = NativeCosts(base) if isinstance(base, NativeConfig) else base
+    costs = _sampled(base, sampling) if isinstance(base, NativeConfig) else base
     return tuple(_Walk(costs, plan, sampling, count, cache_elsewhere).rounds())
+
+
+def _sampled(config: NativeConfig, sampling: Sampling) -> NativeCosts:
+    """The costs of a native base in a sampler's steps, of which only the last ones ask its refiner."""
+    levels = sigma_table(sampling.steps, config.spec.shift if sampling.shift is None else sampling.shift)
+    return NativeCosts(config, float((levels[:-1] <= config.network.refines_below).float().mean()))
 
 
 def forecast_scene(

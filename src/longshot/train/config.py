@@ -81,7 +81,7 @@ def lct(steps: int = 9000) -> StageConfig:
 def refine(steps: int = 2000) -> StageConfig:
     """The pixel refiner, at the noise levels where details are decided, over a transformer that stays as it is."""
     stream = replace(FILM, scenes=4, misled=0.0, portraits=0.1)
-    sigma = SigmaDraw(mean=-0.8, std=1.2, shared=0.0, history=0.0)
+    sigma = SigmaDraw(mean=-0.4, std=1.3, shared=0.0, history=0.0, most=0.7)  # it isn't asked above
     return StageConfig(
         "refine", steps, stream, sigma=sigma, lr=2e-3, decay=0.7, ema=0.995, learns="refiner", seed=4
     )
