@@ -180,18 +180,21 @@ def scan(path: str | os.PathLike[str], width: int) -> Iterator[tuple[float, "av.
     with _opened(path) as video:
         if video.stream.codec_context.width * video.stream.codec_context.height <= LARGE:
             video.stream.codec_context.thread_count = 1
-        with closing(_ahead(_scanned(video, width))) as frames:
-            yield from frames
+        # Only decoding is done ahead: it takes longer than all that is done with its frames.
+        with closing(_ahead(_decoded(video))) as frames:
+            yield from _small(frames, video.aspect, width)
 
 
-def _scanned(video: "_Video", width: int) -> Iterator[tuple[float, "av.VideoFrame", Picture]]:
+def _small(
+    frames: Iterable[tuple[Fraction, "av.VideoFrame"]], aspect: Fraction, width: int
+) -> Iterator[tuple[float, "av.VideoFrame", Picture]]:
     # Kept from frame to frame, since setting up a scaler costs as much as scaling. In two steps, since scaling planes
     # and then making RGB of the few pixels left takes half as long as both at once.
     scaler, painter, size = VideoReformatter(), VideoReformatter(), None
-    for time, frame in _decoded(video):
+    for time, frame in frames:
         turned = round(frame.rotation / 90) % 4
         if size is None:
-            shown = max(1, round(frame.width * video.aspect)), frame.height
+            shown = max(1, round(frame.width * aspect)), frame.height
             scale = min(1.0, width / shown[turned % 2])
             size = tuple(max(1, round(length * scale)) for length in shown)
         small = frame
