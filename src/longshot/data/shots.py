@@ -37,7 +37,7 @@ class Shots(Stage):
 
     name = "shots"
     after = "probe"
-    version = 3
+    version = 4
     reads = FilmRow
     writes = ShotRow
     settings: ShotSettings
@@ -185,8 +185,8 @@ class _Shot:
     def _write_strip(self) -> None:
         name = str(self.shots.folder / f"{self.first.index:08d}_{len(self.strips)}.jpg")
         with atomic_path(self.shots.place.file(name)) as temporary:
-            # Not by write_image, which has Pillow learn all its formats first.
-            Image.fromarray(np.concatenate(self.tiles, axis=1)).save(temporary, format="JPEG", quality=92)
+            # The suffix says the format: told its name, or by write_image, Pillow would learn other formats first.
+            Image.fromarray(np.concatenate(self.tiles, axis=1)).save(temporary, quality=92)
         self.strips.append(name)
         self.tiles = []
 
