@@ -1,5 +1,6 @@
 """The commands of `longshot data`: raw films to training scenes, all stages at once or one by one."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -38,14 +39,14 @@ def run(
         engine: ray runs the same on many machines.
         address: of a Ray cluster, instead of one started here.
     """
-    from longshot.data.pipeline import STAGES, read_config
+    read = _read(config)
+    from longshot.data.pipeline import STAGES
 
     # Plain text in the signature: other types have tyro load a type checker, which takes longer than all its work here.
     named = [name.strip() for name in only.split(",") if name.strip()]
     for name in (*named, *([until] if until else [])):
         if name not in STAGES:
             raise UserError(f"there is no stage {name!r}; stages are {', '.join(STAGES)}")
-    read = read_config(config)
     stages = named or read.stages()
     if until:
         stages = [name for name in stages if list(STAGES).index(name) <= list(STAGES).index(until)]
@@ -54,9 +55,7 @@ def run(
 
 def _one(stage: str, what: str) -> Callable[..., int]:
     def command(config: ConfigPath, workers: int = 0, engine: EngineName = "local", address: str = "") -> int:
-        from longshot.data.pipeline import read_config
-
-        return _run(read_config(config), [stage], workers, engine, address)
+        return _run(_read(config), [stage], workers, engine, address)
 
     command.__doc__ = what
     return command
@@ -75,9 +74,9 @@ def captions(
     """
     from dataclasses import replace
 
-    from longshot.data.pipeline import read_config, settings_class
+    from longshot.data.pipeline import settings_class
 
-    read = read_config(config)
+    read = _read(config)
     if import_ is not None:
         section = read.settings.get("captions") or settings_class("captions")()
         settings = {**read.settings, "captions": section.model_copy(update={"file": str(import_.resolve())})}
@@ -92,11 +91,10 @@ def look(config: ConfigPath, per_page: int = 60) -> int:
         per_page: scenes on a page.
     """
     from longshot.data.look import write_pages
-    from longshot.data.pipeline import read_config
 
     if per_page < 1:
         raise UserError(f"--per-page {per_page}: use 1 or more")
-    print(write_pages(read_config(config), per_page))
+    print(write_pages(_read(config), per_page))
     return 0
 
 
@@ -142,6 +140,19 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "look": look,
     "convert": convert,
 }
+
+
+def _read(path: Path) -> "Config":
+    """Return the config in a file, with what its stages need loaded."""
+    # What is loaded stays to the end, so it isn't searched for garbage, neither while it grows nor later.
+    gc.disable()
+    try:
+        from longshot.data.pipeline import read_config
+
+        return read_config(path)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _run(

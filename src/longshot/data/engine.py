@@ -1,14 +1,13 @@
 """Who runs the units: this process, local processes, threads; `ray_engine.py` runs the same units on many machines."""
 
 import contextlib
-import multiprocessing
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from multiprocessing.connection import Connection
-from multiprocessing.connection import wait as any_ready
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from longshot.data.stage import Outcome, Stage, Unit, run_unit
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 Work = tuple[Unit, str]
 """A unit and its key."""
@@ -39,7 +38,12 @@ class LocalEngine:
         return (run_unit(stage, unit, key) for unit, key in work)
 
 
+# What runs units elsewhere is loaded where it is used: one worker, as for one film, needs none of it.
+
+
 def _in_threads(stage: Stage, work: Iterable[Work], threads: int) -> Iterator[Outcome]:
+    from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
     with ThreadPoolExecutor(threads) as pool:
         flying: set[Future[Outcome]] = set()
         try:
@@ -56,8 +60,10 @@ def _in_threads(stage: Stage, work: Iterable[Work], threads: int) -> Iterator[Ou
 
 
 def _in_processes(stage: Stage, work: Iterable[Work], count: int) -> Iterator[Outcome]:
+    from multiprocessing.connection import wait
+
     todo = iter(work)
-    crew: dict[Connection, _Worker] = {}
+    crew: dict["Connection", _Worker] = {}
     try:
         for _ in range(count):
             if (item := next(todo, None)) is None:
@@ -66,7 +72,7 @@ def _in_processes(stage: Stage, work: Iterable[Work], count: int) -> Iterator[Ou
             worker.give(item)
             crew[worker.pipe] = worker
         while crew:
-            for pipe in any_ready(list(crew)):
+            for pipe in wait(list(crew)):
                 worker = crew.pop(pipe)  # ty: ignore
                 outcome, alive = worker.take()
                 yield outcome
@@ -86,6 +92,8 @@ class _Worker:
     """One process that runs one unit after the other; it ends when this end of its pipe closes, however that comes."""
 
     def __init__(self, stage: Stage) -> None:
+        import multiprocessing
+
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.stage = stage
@@ -117,7 +125,7 @@ class _Worker:
         self.process.join()
 
 
-def _serve(stage: Stage, pipe: Connection) -> None:
+def _serve(stage: Stage, pipe: "Connection") -> None:
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             unit, key = pipe.recv()
