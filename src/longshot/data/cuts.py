@@ -126,35 +126,27 @@ UNIFORM = 0.02
 
 
 class _History:
-    """The last frames: thumbnails and scores, by frame number; half-size thumbnails in one array, to compare many at once."""
+    """The last frames by number: thumbnails, half-size thumbnails as rows of numbers, and scores."""
 
     def __init__(self, keep: int) -> None:
         self.keep, self.first, self.end = keep, 0, 0
         self.tiny: deque[Tiny] = deque(maxlen=keep)
+        self.half: deque[np.ndarray] = deque(maxlen=keep)
         self.score: deque[float] = deque(maxlen=keep)
-        self._blurred = np.empty((2 * keep, BLURRED[0] * BLURRED[1] * 3), np.float32)
-        self._begin = 0  # the row of frame `first`
 
     def add(self, tiny: Tiny, blurred: np.ndarray, score: float) -> None:
-        row = self._begin + self.end - self.first
-        if row == len(self._blurred):  # at its end: the newer half moves to the front
-            self._blurred[: self.keep] = self._blurred[self.keep :]
-            row -= self.keep
-            self._begin -= self.keep
-        self._blurred[row] = blurred.reshape(-1)
-        if len(self.tiny) == self.keep:
-            self.first += 1
-            self._begin += 1
+        self.first += len(self.tiny) == self.keep
         self.tiny.append(tiny)
+        self.half.append(blurred.reshape(-1))
         self.score.append(score)
         self.end += 1
 
     def at(self, frame: int) -> Tiny:
         return self.tiny[frame - self.first]
 
-    def blurred(self, frames: int | np.ndarray) -> np.ndarray:
-        """Return half the thumbnails, a row each: motion weighs less in them, and a mixture is still one."""
-        return self._blurred[frames - self.first + self._begin]
+    def blurred(self, frame: int) -> np.ndarray:
+        """Return half the thumbnail: motion weighs less in it, and a mixture is still one."""
+        return self.half[frame - self.first]
 
     def scores(self, start: int, stop: int) -> list[float]:
         start, stop = max(start, self.first), min(stop, self.end)
@@ -177,7 +169,7 @@ class Classic:
         self.history = _History(2 * self.delay + 8)
         self.adaptive = Adaptive(settings)
         self.cv2 = load_cv2()
-        self.halves = np.array(list(_halves(self.reach)) if self.reach else [], np.int64)
+        self.halves = list(_halves(self.reach)) if self.reach else []
         self.hard: list[int] = []  # candidates, not checked yet
         self.found: list[Boundary] = []  # checked, not given out yet
         self.fits: deque[tuple[int, float, float, int]] = deque(maxlen=2 * self.reach + 2)
@@ -192,7 +184,7 @@ class Classic:
         self.hard += candidates
         while self.hard and now >= self.hard[0] + max(self.flash, self.near):
             self._check_hard(self.hard.pop(0))
-        mean = float(tiny.mean())
+        mean = sum(self.cv2.mean(tiny)) / 3  # of red, green and blue; the fourth is 0
         self._fade(self.dark, now, mean < self.settings.black)
         self._fade(self.bright, now, mean > self.settings.white)
         if self.reach:
@@ -282,22 +274,24 @@ class Classic:
         """Judge the frame `reach` ago as the middle of a dissolve of several lengths."""
         middle = now - self.reach
         best = (middle, 1.0, 0.0, 0)
-        halves = self.halves[self.halves <= middle - self.history.first]
-        if len(halves):
-            a, b = self.history.blurred(middle - halves), self.history.blurred(middle + halves)
-            change = np.abs(a - b).mean(1)
-            loud = change >= self.settings.dissolve_change
-            if loud.any():
-                fit = np.full(len(halves), 1.0)
-                m = self.history.blurred(middle)
-                fit[loud] = np.abs(m - (a[loud] + b[loud]) / 2).mean(1) / change[loud]
-                # What fits worse than the setting is never taken, so it needn't be looked at further.
-                for k in np.argsort(fit, kind="stable"):
-                    if fit[k] > self.settings.dissolve_fit:
-                        break
-                    if self._is_mixture(a[k], b[k], middle, int(halves[k])):
-                        best = (middle, float(fit[k]), float(change[k]), int(halves[k]))
-                        break
+        # By OpenCV, pair by pair: numpy over all of them at once takes five times as long, mostly between its calls.
+        cv2, blurred, fitting = self.cv2, self.history.blurred, []
+        for half in self.halves:
+            if half > middle - self.history.first:
+                break
+            a, b = blurred(middle - half), blurred(middle + half)
+            change = cv2.norm(a, b, cv2.NORM_L1) / a.size
+            if change < self.settings.dissolve_change:
+                continue
+            mixed = cv2.addWeighted(a, 0.5, b, 0.5, 0)
+            fit = cv2.norm(blurred(middle), mixed, cv2.NORM_L1) / a.size / change
+            # What fits worse than the setting is never taken, so it needn't be looked at further.
+            if fit <= self.settings.dissolve_fit:
+                fitting.append((fit, half, change))
+        for fit, half, change in sorted(fitting):
+            if self._is_mixture(blurred(middle - half), blurred(middle + half), middle, half):
+                best = (middle, fit, change, half)
+                break
         self.fits.append(best)
         if len(self.fits) == self.fits.maxlen:
             self._pick_dissolve()
@@ -309,7 +303,8 @@ class Classic:
         span = b - a
         if float((np.abs(span).reshape(-1, 3).max(-1) > 0.06).mean()) < 0.6:
             return False
-        between = self.history.blurred(np.array([middle - half // 2, middle, middle + half // 2]))
+        frames = middle - half // 2, middle, middle + half // 2
+        between = np.stack([self.history.blurred(frame) for frame in frames])
         shares = (between - a) @ span / float(span @ span)
         return bool(-0.1 < shares[0] < 0.45 < shares[1] + 0.1 and shares[1] < 0.65 and 0.55 < shares[2] < 1.1)
 

@@ -62,7 +62,7 @@ class Meter:
     def measure(self, second: float, stored, picture: Small) -> tuple[Frame, Tiny]:
         """Return the frame's measures and its thumbnail. `stored` is the frame as decoded, `picture` as shown, small."""
         cv2 = self.cv2
-        tiny = cv2.resize(picture, TINY, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        tiny = cv2.resize(picture, TINY, interpolation=cv2.INTER_AREA) / np.float32(255)
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         motion = cv2.resize(grey, MOTION, interpolation=cv2.INTER_AREA).astype(np.float32)
         luma, spread = (float(value[0, 0]) for value in cv2.meanStdDev(motion))
@@ -70,7 +70,7 @@ class Meter:
         if self.motion is not None:
             change = cv2.norm(motion, self.motion, cv2.NORM_L1) / (motion.size * 255)
             if min(spread, self.spread) >= 8:  # in hardly any picture, noise moves
-                jump = self._jump(self.motion, motion)
+                jump = self._jump(self.motion, motion.copy())
         detail = None
         if self.index % self.detail_every == 0:
             detail = self._detail(stored)
@@ -80,8 +80,8 @@ class Meter:
         return frame, tiny
 
     def _jump(self, before: np.ndarray, now: np.ndarray) -> tuple[float, float] | None:
-        # Copies: OpenCV multiplies the window into what it is given.
-        (x, y), sure = self.cv2.phaseCorrelate(before.copy(), now.copy(), self.window)
+        # Both are spent: OpenCV multiplies the window into what it is given.
+        (x, y), sure = self.cv2.phaseCorrelate(before, now, self.window)
         return (x / MOTION[0], y / MOTION[0]) if sure > 0.15 else None
 
     def _detail(self, stored) -> Detail:
