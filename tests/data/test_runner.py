@@ -20,7 +20,7 @@ from commands import file_size_limit
 from longshot.data.engine import LocalEngine
 from longshot.data.journal import Journal, alone, read_rows
 from longshot.data.runner import run_stage
-from longshot.data.stage import Outcome, Unit, key_of, run_unit
+from longshot.data.stage import Lines, Outcome, Unit, key_of, run_unit
 from longshot.errors import UserError
 
 
@@ -118,7 +118,40 @@ def test_a_journal_cut_off_anywhere_keeps_every_whole_entry(tmp_path_factory, na
     whole = [name for name, end in zip(names, ends[1:], strict=True) if end <= cut]
     assert [name for name in names if name in again] == whole
     again.add(Outcome(key="\0new", name="new", rows=({"text": "new"},)))
-    assert [again.read(name)["rows"][0]["text"] for name in [*whole, "\0new"]] == [*whole, "new"]
+    assert [next(again.read(name)["rows"])["text"] for name in [*whole, "\0new"]] == [*whole, "new"]
+    again.close()
+
+
+ROWS = st.lists(
+    st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False) | st.text() | st.none())
+)
+
+
+@given(ROWS)
+def test_rows_kept_as_lines_come_back_as_they_were(rows):
+    lines = Lines(rows)
+    assert list(lines) == rows and lines[1:] == rows[1:] and len(lines) == len(rows)
+
+
+@given(st.text() | st.just(',"rows":[{"a":'), st.text() | st.just(']}\n,"rows":['))
+def test_what_a_name_or_a_row_says_is_never_taken_for_the_rows_of_an_entry(tmp_path_factory, name, text):
+    journal, rows = Journal(tmp_path_factory.mktemp("journal")), [{"text": text}, {text: [text]}]
+    journal.add(Outcome(key="a", name=name, rows=Lines(rows), notes=(text,)))
+    entry = journal.read("a")
+    assert (entry["name"], entry["notes"], list(entry["rows"])) == (name, [text], rows)
+    journal.close()
+
+
+@pytest.mark.parametrize("end", [b"]", b"]}]", b",]}", b'{"a":1}]}', b"", b"\xff]}"])
+def test_an_entry_whose_rows_were_damaged_is_made_again(tmp_path, end):
+    journal = Journal(tmp_path)
+    for name in "ab":
+        journal.add(Outcome(key=name, name=name, rows=({"a": 1}, {"a": 2})))
+    journal.close()
+    path = journal.path
+    path.write_bytes(path.read_bytes().replace(b"]}\n", end + b"\n", 1))
+    again = Journal(tmp_path)
+    assert "a" not in again and list(again.read("b")["rows"]) == [{"a": 1}, {"a": 2}]
     again.close()
 
 
@@ -138,7 +171,8 @@ def test_a_damaged_line_of_a_journal_costs_its_own_entry_only(tmp_path, damaged,
     assert [name for name in names if name not in again] == [lost]
     for name in (lost, "new"):
         again.add(Outcome(key=name, name=name, rows=({"text": name},)))
-    assert [again.read(name)["rows"] for name in [*names, "new"]] == [[{"text": t}] for t in [*names, "new"]]
+    kept = [list(again.read(name)["rows"]) for name in [*names, "new"]]
+    assert kept == [[{"text": t}] for t in [*names, "new"]]
     again.close()
     assert again.path.read_bytes().startswith(b"".join(lines) + b'{"key":"%s","name"' % lost.encode())
 

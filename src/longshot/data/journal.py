@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 with contextlib.suppress(ValueError, KeyError, TypeError):
-                    self._places[json.loads(line)["key"]] = end
+                    entry = _entry(line.decode())
+                    deque(entry["rows"], maxlen=0)  # all of them whole?
+                    self._places[entry["key"]] = end
                 end += len(line)
         return end
 
@@ -62,11 +65,10 @@ class Journal:
         return key in self._places
 
     def read(self, key: str) -> dict[str, Any]:
-        """Return the entry of a key: `rows`, `notes`, `seconds`."""
+        """Return the entry of a key: `notes`, `seconds`, and `rows`, which are read as they are gone over."""
         with _told(self.path, "read"):
             self._file.seek(self._places[key])
-            line = self._file.readline()
-        return json.loads(line)
+            return _entry(self._file.readline().decode())
 
     def add(self, outcome: Outcome) -> None:
         """Keep a finished unit; it is on the disk when this returns."""
@@ -80,7 +82,7 @@ class Journal:
         with _told(self.path):
             try:
                 # A row at a time, since those of a long film are many megabytes; the entry counts when its line ends.
-                self._write(_json(entry)[:-1] + b',"rows":[')
+                self._write(_json(entry)[:-1] + ROWS.encode())
                 for n, row in enumerate(outcome.rows):
                     self._write(b"," * (n > 0) + _json(row))
                 self._write(b"]}\n")
@@ -98,6 +100,29 @@ class Journal:
     def close(self) -> None:
         self._file.close()
         self._end.close()
+
+
+ROWS = ',"rows":['
+"""Between the fields of an entry and its rows. Quotes in text have a backslash before them, so no text holds this."""
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """Return a line's entry with its rows as an iterator; ValueError, at once or from it, where the line is damaged."""
+    end = line.find(ROWS)
+    return (
+        json.loads(line) if end < 0 else json.loads(line[:end] + "}") | {"rows": _rows(line, end + len(ROWS))}
+    )
+
+
+def _rows(line: str, at: int) -> Iterator[Row]:
+    more = not line.startswith("]", at)
+    while more:
+        row, at = json.JSONDecoder().raw_decode(line, at)
+        yield row
+        more = line.startswith(",", at)
+        at += more
+    if line[at:] != "]}\n":
+        raise ValueError("an entry that doesn't end where its rows do")
 
 
 def _json(value: Any) -> bytes:

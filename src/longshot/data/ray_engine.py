@@ -11,7 +11,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ WAVE = 4096
 def _task(row: dict[str, Any], stage: Stage, begun: Path) -> dict[str, Any]:
     """What a worker does with a row: `run_unit`."""
     name, rows, key = json.loads(row["work"])
-    return {"outcome": json.dumps(asdict(_run_counted(stage, Unit(name, tuple(rows)), key, begun)))}
+    outcome = _run_counted(stage, Unit(name, tuple(rows)), key, begun)
+    return {"outcome": json.dumps(asdict(replace(outcome, rows=tuple(outcome.rows))))}
 
 
 def _run_counted(stage: Stage, unit: Unit, key: str, begun: Path) -> Outcome:
@@ -75,7 +76,7 @@ class RayEngine:
 
     def _wave(self, stage: Stage, wave: list[Work]) -> Iterator[Outcome]:
         data = self._connected()
-        items = [{"work": json.dumps([unit.name, unit.rows, key])} for unit, key in wave]
+        items = [{"work": json.dumps([unit.name, list(unit.rows), key])} for unit, key in wave]
         device = str(getattr(stage.settings, "device", "cpu"))
         needs: dict[str, Any] = {"num_gpus": 1} if device.startswith("cuda") else {"num_cpus": 1}
         begun = stage.place.folder(stage.name) / f".begun-{secrets.token_hex(6)}"

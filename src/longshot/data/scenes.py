@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import merge
 from itertools import groupby, pairwise
 from math import ceil
 
@@ -13,7 +14,7 @@ from pydantic import Field
 from longshot.data.encoders import LINKED, EncoderName, Vectors, encoder
 from longshot.data.records import Row, SceneRow, SceneShot, ShotRow
 from longshot.data.shots import tiles_of
-from longshot.data.stage import Made, Place, Settings, Stage, Unit
+from longshot.data.stage import Lines, Made, Place, Settings, Stage, Unit
 
 ShotVectors = Iterable[Float32[np.ndarray, "_ width"]]
 """Of each shot, vectors of its pictures; each has its own number of them."""
@@ -66,39 +67,43 @@ class Scenes(Stage):
 
     def units(self, rows: Iterable[Row]) -> Iterator[Unit]:
         for film, shots in groupby(rows, key=lambda row: (row["film"]["path"], row["film"]["sha256"])):
-            yield Unit(film[0], tuple(shots))
+            yield Unit(film[0], Lines(shots))
 
     def run(self, unit: Unit, key: str) -> Made:
-        shots = [ShotRow.of(row) for row in unit.rows]
+        # Of a film's shots only times are held: they are read again as scenes are made of them.
         encode = encoder(self.settings.encoder, self.settings.model)
-        rows: list[SceneRow] = []
+        times: list[tuple[float, float]] = []
+        parted: dict[int, list[int]] = {}
 
         def vectors() -> Iterator[Vectors]:
-            for shot in shots:
+            for n, shot in enumerate(map(ShotRow.of, unit.rows)):
                 seen = encode(tiles_of(self.place, shot))
-                rows.extend(self._takes(shot, seen))
+                if starts := self._starts(shot, seen):
+                    parted[n] = starts
+                times.append((shot.start_s, shot.stop_s))
                 yield seen
 
         alike = likenesses(vectors(), self.settings.reach)
-        rows += [self._scene(shots, alike, part) for part in self._parts(shots, alike)]
-        return Made(sorted(rows, key=lambda row: (row.shots[0].start_frame, row.kind)))
+        scenes = (self._scene(unit.rows, alike, part) for part in self._parts(times, alike))
+        takes = (take for n in parted for take in self._takes(ShotRow.of(unit.rows[n]), parted[n]))
+        return Made(merge(scenes, takes, key=lambda row: (row.shots[0].start_frame, row.kind)))
 
     def _linked(self) -> float:
         return LINKED[self.settings.encoder] if self.settings.similarity is None else self.settings.similarity
 
     # -- scenes of several shots
-    def _parts(self, shots: Sequence[ShotRow], alike: Alike) -> Iterator[range]:
+    def _parts(self, times: Sequence[tuple[float, float]], alike: Alike) -> Iterator[range]:
         settings = self.settings
         links = alike >= self._linked()
         for early, k in zip(*np.nonzero(links), strict=True):
-            if shots[early + 1 + k].start_s - shots[early].stop_s > settings.reach_s:
+            if times[early + 1 + k][0] - times[early][1] > settings.reach_s:
                 links[early, k] = False
-        lengths = [shot.seconds for shot in shots]
+        lengths = [stop - start for start, stop in times]
         for group in linked_groups(links):
             yield from split(group, alike, lengths, settings.max_shots, settings.max_s)
 
-    def _scene(self, shots: Sequence[ShotRow], alike: Alike, part: range) -> SceneRow:
-        inside = [shots[n] for n in part]
+    def _scene(self, shots: Sequence[Row], alike: Alike, part: range) -> SceneRow:
+        inside = [ShotRow.of(shots[n]) for n in part]
         near = [float(alike[n, : part.stop - 1 - n].max()) for n in part[:-1]]
         members = tuple(SceneShot(**dict(shot), cut=True) for shot in inside)
         return SceneRow(
@@ -110,7 +115,8 @@ class Scenes(Stage):
         )
 
     # -- takes
-    def _takes(self, shot: ShotRow, vectors: Vectors) -> list[SceneRow]:
+    def _starts(self, shot: ShotRow, vectors: Vectors) -> list[int]:
+        """Return at which samples the parts of a shot begin; none where it is no take of several."""
         settings = self.settings
         if shot.seconds < max(settings.take_s, 2 * settings.event_min_s):
             return []
@@ -119,19 +125,17 @@ class Scenes(Stage):
         ]  # what a fade leaves isn't a change of place
         if not len(shown) or 1 - float((shown @ shown.T).min()) < settings.take_change:
             return []
-        starts = [0, *events(vectors, [s.second for s in shot.samples], shot.stop_s, settings)]
-        if len(starts) < 2:
-            return []
-        parts = [self._part(shot, n, starts) for n in range(len(starts))]
+        later = events(vectors, [s.second for s in shot.samples], shot.stop_s, settings)
+        return [0, *later] if later else []
+
+    def _takes(self, shot: ShotRow, starts: Sequence[int]) -> Iterator[SceneRow]:
         # In pieces of equal length rather than full windows and a rest.
-        count = ceil(len(parts) / settings.max_shots)
-        rows = []
-        for piece in np.array_split(np.arange(len(parts)), count):
-            members = tuple(parts[n] for n in piece)
+        count = ceil(len(starts) / self.settings.max_shots)
+        for piece in np.array_split(np.arange(len(starts)), count):
+            members = tuple(self._part(shot, n, starts) for n in piece.tolist())
             start, stop = members[0].start_frame, members[-1].stop_frame
             name = f"{shot.film.sha256[:16]}-{start:07d}-{stop:07d}-take"
-            rows.append(SceneRow(id=name, film=shot.film, kind="take", shots=members))
-        return rows
+            yield SceneRow(id=name, film=shot.film, kind="take", shots=members)
 
     def _part(self, shot: ShotRow, n: int, starts: Sequence[int]) -> SceneShot:
         """Return part n of a take, from sample starts[n] up to the next one's."""

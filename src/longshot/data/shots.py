@@ -13,7 +13,7 @@ from pydantic import Field
 from longshot.data.cuts import Boundary, CutSettings, Small, finder, load_cv2
 from longshot.data.measure import Frame, Meter, perceptual_hash, picture_inside, rate
 from longshot.data.records import FilmRow, Row, Sample, ShotRow
-from longshot.data.stage import Made, Place, Stage, Unit
+from longshot.data.stage import Lines, Made, Place, Stage, Unit
 from longshot.errors import UserError
 from longshot.files import atomic_path
 from longshot.video import scan
@@ -84,7 +84,7 @@ class _Shots:
     folder: PurePosixPath
     waiting: deque[Frame] = field(default_factory=deque)
     boundaries: deque[Boundary] = field(default_factory=deque)
-    rows: list[ShotRow] = field(default_factory=list)
+    rows: Lines = field(default_factory=Lines)
     shot: "_Shot | None" = None
 
     def push(self, frame: Frame, found: list[Boundary], delay: int) -> None:
@@ -117,7 +117,7 @@ class _Shots:
 
     def _close(self, stop: int, stop_s: float) -> None:
         assert self.shot is not None
-        self.rows.append(self.shot.row(len(self.rows), stop, stop_s))
+        self.rows.append(self.shot.row(len(self.rows), stop, stop_s).row())
 
 
 class _Shot:

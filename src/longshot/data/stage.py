@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 from pydantic import BaseModel, ConfigDict
 
@@ -47,12 +47,41 @@ class Place:
         return self.out / stage
 
 
+class Lines(Sequence[Row]):
+    """Rows as lines of JSON, a tenth of what they take as Python values, since a long film has thousands of shots.
+
+    A row is read anew each time it is asked for.
+    """
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._lines: list[str] = []
+        for row in rows:
+            self.append(row)
+
+    def append(self, row: Row) -> None:
+        self._lines.append(json.dumps(row, separators=(",", ":")))
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        if isinstance(place, slice):
+            return [json.loads(line) for line in self._lines[place]]
+        return json.loads(self._lines[place])
+
+
 @dataclass(frozen=True)
 class Unit:
     """Rows that a stage takes at once, for example all shots of one film; `name` is what a report calls them."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -61,7 +90,7 @@ class Outcome:
 
     key: str
     name: str
-    rows: tuple[Row, ...] = ()
+    rows: Sequence[Row] = ()
     error: str | None = None
     trace: str | None = None
     """only where the error is a bug rather than a person's file"""
@@ -74,9 +103,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Made:
-    """What `Stage.run` returns: rows, and notes for the report."""
+    """What `Stage.run` returns: rows, and notes for the report. Records are asked for one by one; `Lines` hold finished rows."""
 
-    rows: Sequence[Record]
+    rows: Iterable[Record] | Lines
     notes: Sequence[str] = ()
 
 
@@ -166,7 +195,7 @@ def run_unit(stage: Stage, unit: Unit, key: str) -> Outcome:
     begun = time.perf_counter()
     try:
         made = stage.run(unit, key)
-        rows = tuple(record.row() for record in made.rows)
+        rows = made.rows if isinstance(made.rows, Lines) else Lines(record.row() for record in made.rows)
     except UserError as error:
         seconds = time.perf_counter() - begun
         return Outcome(key, unit.name, error=str(error), seconds=seconds, stop=_remedy(error))
