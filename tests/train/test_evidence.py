@@ -7,8 +7,18 @@ import pytest
 import torch
 from small_run import tiny_base
 
+from longshot.flow import per_token
 from longshot.layout import GLOBAL, Group, Layout, global_group
-from longshot.train.evidence import DOUBTFUL, GRAINLESS, false_evidence, grain, is_misleading, noised
+from longshot.train.evidence import (
+    DOUBTFUL,
+    GRAINLESS,
+    false_evidence,
+    grain,
+    is_misleading,
+    noise_over,
+    noised,
+    own_guess,
+)
 from longshot.train.loop import collate
 from longshot.train.puppets import PuppetSteps, StreamConfig
 
@@ -108,3 +118,26 @@ def test_a_clean_shot_and_a_run_without_grain_have_none():
     generator = torch.Generator().manual_seed(4)
     assert all(bool((grain(9, GRAINLESS / 2, 1.0, generator) == 1).all()) for _ in range(20))
     assert all(bool((grain(9, 0.3, 0.0, generator) == 1).all()) for _ in range(20))
+
+
+def test_a_networks_own_guess_without_noise_ahead_is_the_truth():
+    layout = Layout.single(global_group(2), Group(1, 2, (1, 2, 2)), Group(2, 1, (2, 1, 1)))
+    generator = torch.Generator().manual_seed(0)
+    z_0, eps = torch.randn(2, layout.num_video, BASE.spec.channels, generator=generator)
+    text = torch.randn(layout.num_text, BASE.config.network.width, generator=generator)
+    none, some = torch.zeros(3), torch.tensor([0.0, 0.5, 0.0])
+    assert torch.equal(own_guess(BASE, z_0, text, layout, "scene", none, eps), z_0)
+    guess = own_guess(BASE, z_0, text, layout, "scene", some, eps)
+    changed = (guess != z_0).any(1)
+    assert changed.tolist() == [g == 1 for g in layout.group_of_video]
+
+
+def test_from_noise_over_a_guess_the_velocity_leads_to_the_truth():
+    layout = Layout.single(global_group(1), Group(1, 1, (1, 2, 2)), Group(2, 1, (1, 1, 1)))
+    generator = torch.Generator().manual_seed(1)
+    guess, z_0, eps = torch.randn(3, layout.num_video, 6, generator=generator, dtype=torch.float64)
+    sigma = torch.tensor([0.0, 0.3, 0.001])
+    z_t, v = noise_over(guess, z_0, layout, sigma, eps)
+    assert torch.equal(z_t[0], guess[0]) and torch.equal(v[0], torch.zeros(6))
+    level = per_token(sigma, layout)
+    assert torch.allclose((z_t - level * v)[1:], z_0[1:], rtol=0, atol=1e-12)

@@ -16,7 +16,8 @@ class StageConfig:
     lr: peak learning rate; it warms up over `warmup` steps, and falls linearly to 0 over the last `decay` share of `steps`.
     ema: decay of the weight average that is kept and shipped. attributes: weight of the auxiliary loss of
     `train/attributes.py`, 0 for none. grain: chance that a shot's noise is stronger in places than its level says
-    (`train/evidence.py`). learns: the transformer, while a pixel refiner is left aside, or that refiner alone
+    (`train/evidence.py`). guessed: chance that a step's noise lies over what the network guessed under more noise (there, too).
+    learns: the transformer, while a pixel refiner is left aside, or that refiner alone
     (`model/refine.py`), which is cheaper than both at once and needs other noise levels.
     """
 
@@ -33,6 +34,7 @@ class StageConfig:
     ema: float = 0.998
     attributes: float = 0.0
     grain: float = 0.0
+    guessed: float = 0.0
     learns: Literal["transformer", "refiner"] = "transformer"
     seed: int = 0
 
@@ -83,7 +85,16 @@ def refine(steps: int = 2000) -> StageConfig:
     stream = replace(FILM, scenes=4, misled=0.0, portraits=0.1)
     sigma = SigmaDraw(mean=-0.4, std=1.3, shared=0.0, history=0.0, most=0.7)  # it isn't asked above
     return StageConfig(
-        "refine", steps, stream, sigma=sigma, lr=2e-3, decay=0.7, ema=0.995, learns="refiner", seed=4
+        "refine",
+        steps,
+        stream,
+        sigma=sigma,
+        lr=2e-3,
+        decay=0.7,
+        ema=0.995,
+        guessed=0.7,
+        learns="refiner",
+        seed=4,
     )
 
 

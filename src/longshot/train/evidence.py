@@ -2,8 +2,8 @@
 
 A network that is only ever shown even noise over the truth learns to believe what it faintly sees more than what it was told. In
 sampling, what it faintly sees is its own first guess, so early errors stay ("exposure bias"; Ning et al. 2023, arXiv 2301.11706,
-train with more noise than is said against it). Here some scenes are shown with people who look otherwise or stand twice, and
-some shots with grain; what is to be predicted stays the truth.
+train with more noise than is said against it). Here some scenes are shown with people who look otherwise or stand twice, some
+shots with grain, and some as the network itself guessed them under more noise; what is to be predicted stays the truth.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longshot.bases.native import NativeBase
-from longshot.flow import add_noise, per_token, velocity
-from longshot.layout import GLOBAL, Layout
+from longshot.flow import add_noise, per_token, velocity, velocity_from_clean
+from longshot.layout import GLOBAL, Layout, Visibility
 from longshot.train.puppets import Example
 from longshot.train.shards import StoredExample
 
 DOUBTFUL = 0.5
 """The noise level above which a shot may be shown otherwise than it is."""
+AHEAD = 0.6
+"""How far towards pure noise the network's own guess is made, at most: this share of the way there."""
 GRAINLESS = 0.02
 """The noise level below which a shot counts as clean and has no grain."""
 
@@ -74,6 +76,35 @@ def noised(
     ]
     z_t = torch.where(false, add_noise(evidence, eps, level), z_t)
     return z_t, torch.where(false, (z_t - z_0) / level.clamp(min=DOUBTFUL), v)
+
+
+@torch.no_grad()
+def own_guess(
+    base: NativeBase,
+    z_0: Float[Tensor, "video channels"],
+    text: Float[Tensor, "text width"],
+    layout: Layout,
+    visibility: Visibility,
+    ahead: Float[Tensor, " groups"],
+    eps: Float[Tensor, "video channels"],
+) -> Float[Tensor, "video channels"]:
+    """What the network takes the clean latents for at the noise levels `ahead`, where a sampler was a few steps before."""
+    level = per_token(ahead, layout)
+    z_t = add_noise(z_0, eps, level)
+    return z_t - level * base.velocity(z_t, text, ahead, layout, visibility)
+
+
+def noise_over(
+    guess: Float[Tensor, "video channels"],
+    z_0: Float[Tensor, "video channels"],
+    layout: Layout,
+    sigma: Float[Tensor, " groups"],
+    eps: Float[Tensor, "video channels"],
+) -> tuple[Float[Tensor, "video channels"], Float[Tensor, "video channels"]]:
+    """z_t, noise over a guess as the stochastic solver lays it, and the velocity that leads from it to z_0."""
+    level = per_token(sigma, layout)
+    z_t = add_noise(guess, eps, level)
+    return z_t, velocity_from_clean(z_t, z_0, level)
 
 
 def grain(count: int, sigma: float, chance: float, generator: torch.Generator) -> Float[Tensor, "video 1"]:

@@ -26,7 +26,7 @@ from longshot.model.mmdit import MMDiT
 from longshot.train.attributes import DEPTH, AttributeReaders
 from longshot.train.checkpoint import TrainingState
 from longshot.train.config import StageConfig
-from longshot.train.evidence import false_evidence, grain, noised
+from longshot.train.evidence import AHEAD, false_evidence, grain, noise_over, noised, own_guess
 from longshot.train.parallel import Parallel, Ranks, clip_gradients, local, share_out, sliced, whole
 from longshot.train.puppets import Example, stream
 from longshot.train.shards import StoredExample
@@ -95,15 +95,17 @@ def _features(base: Base, examples: Sequence[StoredExample], prompts: Sequence[s
 
 
 def draw_noise(
-    layout: Layout, channels: int, config: StageConfig, step: int, indices: Sequence[int]
+    layout: Layout, channels: int, config: StageConfig, step: int, indices: Sequence[int], salt: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Noise levels [groups] and noise [video, channels] of a packed batch whose scenes are examples `indices` of a step.
 
-    An example's noise depends on (seed, step, index) alone, so it is the same on any number of ranks.
+    An example's noise depends on (seed, step, index) alone, so it is the same on any number of ranks; another salt, other noise.
     """
     sigmas, noises = [], []
     for groups, index in zip(layout.scenes, indices, strict=True):
-        generator = torch.Generator().manual_seed(((config.seed * 1_000_003 + step) << 16) + index)
+        generator = torch.Generator().manual_seed(
+            ((config.seed * 1_000_003 + step) << 16) + index + (salt << 48)
+        )
         scene = Layout.single(*groups)
         levels = config.sigma(scene, generator)
         sigmas.append(levels)
@@ -131,13 +133,19 @@ def batch_loss(
     eps: Tensor,
     visibility: Visibility,
     readers: AttributeReaders | None = None,
+    before: tuple[Tensor, Tensor] | None = None,
 ) -> BatchLoss:
-    """The losses of a batch at given noise."""
+    """The losses of a batch at given noise. before: the levels and noise that the network guesses at first (`own_guess`)."""
     texts = base.encode_text(batch.prompts) if batch.texts is None else batch.texts
-    evidence = None
-    if isinstance(base, NativeBase):
-        evidence = false_evidence(base, batch.examples, batch.z_0, batch.layout)
-    z_t, v = noised(batch.z_0, evidence, batch.layout, sigma, eps)
+    if before is not None:
+        assert isinstance(base, NativeBase)
+        guess = own_guess(base, batch.z_0, torch.cat(list(texts)), batch.layout, visibility, *before)
+        z_t, v = noise_over(guess, batch.z_0, batch.layout, sigma, eps)
+    else:
+        evidence = None
+        if isinstance(base, NativeBase):
+            evidence = false_evidence(base, batch.examples, batch.z_0, batch.layout)
+        z_t, v = noised(batch.z_0, evidence, batch.layout, sigma, eps)
     features: list[Tensor] = []
     seen: dict[str, Any] = {} if readers is None else {"features": features}
     v_hat = base.velocity(z_t, torch.cat(list(texts)), sigma, batch.layout, visibility, **seen)
@@ -313,11 +321,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         batch = collate(self.base, examples)
         indices = self.steps.places(self.step)
-        sigma, eps = (
-            x.to(self.device)
-            for x in draw_noise(batch.layout, self.base.spec.channels, config, self.step, indices)
-        )
-        loss = batch_loss(self.base, batch, sigma, eps, config.visibility, self.readers)
+        sigma, eps = self._noise(batch.layout, indices)
+        before = None
+        if torch.rand((), generator=torch.Generator().manual_seed(self.step)).item() < config.guessed:
+            share, eps_before = self._noise(batch.layout, indices, salt=1)
+            before = sigma + AHEAD * share * (1 - sigma), eps_before
+        loss = batch_loss(self.base, batch, sigma, eps, config.visibility, self.readers, before)
         num_shots = sum(g.shot != GLOBAL for g in batch.layout.groups)
         share = num_shots / self.shared.sum(torch.tensor(float(num_shots))).item()
         ((loss.flow + config.attributes * loss.attributes) * share).backward()
@@ -339,6 +348,10 @@ class Trainer:
             "lr": config.lr * factor,
             "tokens": len(batch.layout.queries),
         }
+
+    def _noise(self, layout: Layout, indices: Sequence[int], salt: int = 0) -> tuple[Tensor, Tensor]:
+        sigma, eps = draw_noise(layout, self.base.spec.channels, self.config, self.step, indices, salt)
+        return sigma.to(self.device), eps.to(self.device)
 
     def run(
         self,
