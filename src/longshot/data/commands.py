@@ -144,6 +144,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 def _read(path: Path) -> "Config":
     """Return the config in a file, with what its stages need loaded."""
+    # For numpy, which looks as it loads: threads of its own would spin for a while at each product, and none here is large.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # What is loaded stays to the end, so it isn't searched for garbage, neither while it grows nor later.
     gc.disable()
     try:
