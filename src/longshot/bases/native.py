@@ -47,7 +47,7 @@ TINY_SPEC = Spec(
     display_scale=8,
     guidance=1.3,
     steps=16,
-    shift=4.0,
+    shift=3.0,
     solver="stochastic",
     rope="interleaved",
 )

@@ -112,7 +112,7 @@ class Order:
 
 
 def train_puppets(order: Order) -> None:
-    """Runs one stage or all three in the order's folder, one folder a stage. Raises UserError where there is nothing to start
+    """Runs one stage or all of them in the order's folder, one folder a stage. Raises UserError where there is nothing to start
     from, and for a base that isn't of the puppet world."""
     if order.lora and not is_native(order.base):
         raise UserError(f"--base {order.base}: the puppets are drawn for native bases; train from shards")
