@@ -33,7 +33,7 @@ TWO = (
 
 @dataclass(frozen=True)
 class Settings:
-    stage: Literal["single", "lct", "causal"] = "single"
+    stage: Literal["single", "lct", "refine", "causal", "causal-refine"] = "single"
     steps: int = 12
     unmeasured: int = 3
     runs: int = 3

@@ -14,7 +14,12 @@ from longshot.train.loop import Trainer, batch_loss, collate, draw_noise
 from longshot.train.puppets import PuppetSteps
 
 REFINING = replace(
-    stage(40), learns="refiner", attributes=0.0, lr=5e-3, sigma=SigmaDraw(mean=-0.5, std=0.5, most=0.5)
+    stage(40),
+    learns="refiner",
+    attributes=0.0,
+    guessed=0.5,
+    lr=5e-3,
+    sigma=SigmaDraw(mean=-0.5, std=0.5, most=0.5),
 )
 
 
@@ -66,6 +71,28 @@ def test_forty_steps_on_one_example_bring_the_refiner_nearer_to_it(tmp_path):
     for _ in range(40):
         trainer.train_step(examples)
     assert loss() < 0.5 * before  # the transformer is a fresh one, so all of it is the refiner's
+
+
+def test_another_salt_draws_other_levels_and_other_noise():
+    base = with_refiner()
+    batch = collate(base, PuppetSteps(REFINING.stream, seed=5)[0])
+    a, again, b = (
+        draw_noise(batch.layout, base.spec.channels, REFINING, 7, (0, 1), salt) for salt in (0, 0, 1)
+    )
+    assert torch.equal(a[0], again[0]) and torch.equal(a[1], again[1])
+    shots = a[0] > 0
+    assert (a[0] != b[0])[shots].all() and abs(
+        torch.corrcoef(torch.stack([a[1].flatten(), b[1].flatten()]))[0, 1]
+    ) < 0.05
+
+
+def test_a_run_over_another_transformer_is_refused(tmp_path):
+    Trainer(with_refiner(), replace(REFINING, steps=2), tmp_path).run(workers=0, until=1)
+    other = with_refiner()
+    with torch.no_grad():
+        other.network.head.bias.add_(1)
+    with pytest.raises(UserError, match="was trained with frozen="):
+        Trainer(other, replace(REFINING, steps=2), tmp_path)
 
 
 def test_a_network_without_a_refiner_has_no_such_stage(tmp_path):

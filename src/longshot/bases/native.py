@@ -6,7 +6,7 @@ patch that stands still for 4 frames.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -131,12 +131,7 @@ class NativeBase:
 
     def fingerprint(self) -> str:
         """A hash of the weights: two bases that make the same pictures have the same one."""
-        hasher = hashlib.sha256()
-        for name, weight in self.network.state_dict().items():
-            hasher.update(
-                name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-            )
-        return hasher.hexdigest()[:24]
+        return hash_weights(self.network.state_dict())
 
     @property
     def device(self) -> torch.device:
@@ -242,6 +237,14 @@ class NativeBase:
         return cls(config, network.requires_grad_(False).eval())
 
 
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """A short hash of named weights."""
+    hasher = hashlib.sha256()
+    for name, weight in weights.items():
+        hasher.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()[:24]
+
+
 def config_of(name: str) -> NativeConfig:
     """The config of a native base, a preset's name or a weights file, from metadata alone. Raises UserError for others."""
     if name in PRESETS:
@@ -311,8 +314,11 @@ def _config_from_json(data: dict) -> NativeConfig:
     spec = dict(data["spec"])
     spec |= {"fps": Fraction(spec["fps"]), "size": tuple(spec["size"]), "stride": tuple(spec["stride"])}
     network = dict(data["network"])
-    network |= {"patch": tuple(network["patch"])} if "patch" in network else {}
+    if "patch" in network:
+        network["patch"] = tuple(network["patch"])
     config = NativeConfig(Spec(**spec), MMDiTConfig(**network))
+    if config.network.refiner_width and config.network.patch != config.spec.stride:
+        raise ValueError(f"a refiner of patches {config.network.patch} for tokens of {config.spec.stride}")
     if config.spec.rope not in get_args(RopeMode) or config.network.predicts not in ("clean", "velocity"):
         raise ValueError(f"no rope {config.spec.rope!r} or prediction {config.network.predicts!r}")
     if config.spec.channels != config.network.channels:

@@ -147,6 +147,7 @@ def _read(path: Path) -> "Config":
     # For numpy, which looks as it loads: threads of its own would spin for a while at each product, and none here is large.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # What is loaded stays to the end, so it isn't searched for garbage, neither while it grows nor later.
+    collects = gc.isenabled()
     gc.disable()
     try:
         from longshot.data.pipeline import read_config
@@ -154,7 +155,8 @@ def _read(path: Path) -> "Config":
         return read_config(path)
     finally:
         gc.freeze()
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def _run(

@@ -23,10 +23,8 @@ TRAFFIC_NEW, TRAFFIC_PAST, TRAFFIC_MEASURED = 96, 17, 36
 # The same of the pixel refiner's maps, at its ends and a block: shifts 4, modulation 6, SiLU 2, skip 3; the rest is what
 # convolutions lay out anew. Set so that a pass of the tiny base is predicted (75 ms without, 127 ms measured, one thread).
 TRAFFIC_REFINER_ENDS, TRAFFIC_REFINER_BLOCK = 16, 28
-LIVE_REFINER, LIVE_KERNELS = (
-    5,
-    3,
-)  # of its maps, and of a convolution's weights laid out anew, are alive at its peak
+# So many of its maps, and of a convolution's weights laid out anew, are alive at its peak.
+LIVE_REFINER, LIVE_KERNELS = 5, 3
 CALLS_A_BLOCK = 200  # operations a block issues, each with its fixed cost
 LIVE_WIDE, LIVE_NARROW = (
     6,
@@ -146,6 +144,8 @@ def activation_bytes(config: MMDiTConfig, layout: Layout, itemsize: int) -> int:
     latents = layout.num_video * config.channels * (4 + itemsize)
     rotations = (2 * new + past) * config.head_dim * 4
     block = (streams + remembered) * config.width + latents + rotations
+    if not config.refiner_width:
+        return block
     maps = LIVE_REFINER * config.refiner_width + 2 * RGB * FOLD * FOLD + FEATURES
     refiner = (_folded_pixels(config, layout) * maps + LIVE_KERNELS * 9 * config.refiner_width**2) * itemsize
     return max(block, refiner + 2 * latents + layout.num_video * config.width * (8 + itemsize))

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from longshot.errors import UserError
-from longshot.layout import Group, Layout, RopeMode, Span, Visibility
+from longshot.layout import GLOBAL, Group, Layout, RopeMode, Span, Visibility
 from longshot.model.attention import Kernel, attend
 from longshot.model.context import Context, Memory, join_past
 from longshot.model.refine import PixelRefiner
@@ -378,19 +378,21 @@ class MMDiT(nn.Module):
         if self.detail_up is not None and self.detail_down is not None:
             noisy = z[route.video_rows].to(last.dtype)
             out = out + self.detail_down(F.silu(self.detail_up(torch.cat([last, noisy], 1))))
-        chosen = sigma <= self.config.refines_below
-        refiner = self.refiner if self.refines and chosen.any() else None
+        low = (sigma <= self.config.refines_below).tolist()
+        chosen = [s and g.shot != GLOBAL for s, g in zip(low, layout.groups, strict=True)]
+        refiner = self.refiner if self.refines and any(chosen) else None
         told = out[:, :0] if refiner is None else refiner.told(last)
         if not isinstance(kernel, str):
             joined = kernel.join(torch.cat([out, told], 1), ~layout.queries.is_text)
             out, told = joined.split([out.shape[1], told.shape[1]], dim=1)
         if refiner is None:
             return out
-        weights: dict[str, Tensor] = dict(refiner.named_parameters())
-        if not isinstance(kernel, str):  # every process refines the whole sequence
-            cond = kernel.shared(cond)
-            weights = {name: kernel.shared(weight) for name, weight in weights.items()}
-        return functional_call(refiner, weights, (out, z.to(out.dtype), told, cond, layout, chosen.tolist()))
+        if isinstance(kernel, str):
+            return refiner(out, z.to(out.dtype), told, cond, layout, chosen)
+        # Every process refines the whole sequence.
+        weights: dict[str, Tensor] = {name: kernel.shared(p) for name, p in refiner.named_parameters()}
+        inputs = (out, z.to(out.dtype), told, kernel.shared(cond), layout, chosen)
+        return functional_call(refiner, weights, inputs)
 
 
 def memories_from(

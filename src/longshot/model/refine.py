@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from longshot.layout import GLOBAL, Layout
+from longshot.layout import Layout
 
 FOLD = 2  # a convolution's pixel is this many pixels high and wide
 FEATURES = 8  # numbers a folded pixel is told by its token
@@ -80,13 +80,13 @@ class PixelRefiner(nn.Module):
         layout: Layout,
         chosen: Sequence[bool],
     ) -> Float[Tensor, "video channels"]:
-        """The answer for each row, corrected in the shots among the chosen groups; the global prompt's dummy video is left alone.
+        """The answer for each row, corrected in the chosen groups.
 
         coarse: the transformer's answer. z: what it saw. told: `self.told` of its last features.
         """
         out = coarse
         groups = zip(layout.groups, chosen, strict=True)
-        shots = [i for i, (g, wanted) in enumerate(groups) if wanted and g.shot != GLOBAL and g.video]
+        shots = [i for i, (g, wanted) in enumerate(groups) if wanted and g.video]
         for size in sorted({layout.groups[i].grid[1:] for i in shots}):
             own = [i for i in shots if layout.groups[i].grid[1:] == size]
             rows = torch.from_numpy(

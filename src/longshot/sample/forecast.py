@@ -204,7 +204,12 @@ class _Walk:
         layout = self.layout(shots, seen, len(self.past))
         for held, groups, past in zip(self.past, layout.scenes, layout.past, strict=True):
             held |= {g.shot: g for g in groups[past:]}
-        return self.costs.forward_work(layout, "causal")
+        costs = self.costs
+        if isinstance(costs, NativeCosts):  # history has little noise on it
+            costs = replace(
+                costs, refined=float(self.plan.context_sigma <= costs.config.network.refines_below)
+            )
+        return costs.forward_work(layout, "causal")
 
     def recall(self, todo: Round) -> Work:
         work = Work()

@@ -21,7 +21,7 @@ from longshot.train.shards import StoredExample
 DOUBTFUL = 0.5
 """The noise level above which a shot may be shown otherwise than it is."""
 AHEAD = 0.6
-"""How far towards pure noise the network's own guess is made, at most: this share of the way there."""
+"""How far towards pure noise the network's own guess is made: this share of the way there times a level that the stage draws."""
 GRAINLESS = 0.02
 """The noise level below which a shot counts as clean and has no grain."""
 

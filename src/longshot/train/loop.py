@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from longshot.bases import tune
 from longshot.bases.base import Base
 from longshot.bases.lora import save_adapter
-from longshot.bases.native import NativeBase, check_shapes
+from longshot.bases.native import NativeBase, check_shapes, hash_weights
 from longshot.errors import UserError
 from longshot.files import write_text
 from longshot.flow import flow_loss
@@ -100,11 +100,12 @@ def draw_noise(
     """Noise levels [groups] and noise [video, channels] of a packed batch whose scenes are examples `indices` of a step.
 
     An example's noise depends on (seed, step, index) alone, so it is the same on any number of ranks; another salt, other noise.
+    Of a seed, torch's generator on a CPU takes the low 32 bits only.
     """
     sigmas, noises = [], []
     for groups, index in zip(layout.scenes, indices, strict=True):
         generator = torch.Generator().manual_seed(
-            ((config.seed * 1_000_003 + step) << 16) + index + (salt << 48)
+            ((config.seed * 1_000_003 + step) << 16) + index + salt * 2_654_435_761
         )
         scene = Layout.single(*groups)
         levels = config.sigma(scene, generator)
@@ -208,7 +209,15 @@ def _choose_what_learns(network: MMDiT, learns: Literal["transformer", "refiner"
     if network.refiner is not None:
         network.refiner.requires_grad_(network.refines)
     elif network.refines:
-        raise UserError("this network has no pixel refiner to train; train the stages without `refine`")
+        raise UserError(
+            "this network has no pixel refiner to train; give --stage single, lct or causal, and --init"
+        )
+
+
+def _fingerprint_of_frozen(network: MMDiT) -> str | None:
+    """A hash of the weights that don't learn, which a checkpoint doesn't hold; None where all do."""
+    frozen = {name: p for name, p in network.named_parameters() if not p.requires_grad}
+    return hash_weights(frozen) if frozen else None
 
 
 class Trainer:
@@ -245,6 +254,7 @@ class Trainer:
             _choose_what_learns(self.network.train(), config.learns)
         else:
             tune.attach(self.network, lora.rank, config.seed)
+        self.frozen = None if lora else _fingerprint_of_frozen(self.network)
         sharing = share_out(base, parallel, self.ranks)
         self.steps = config.stream.steps(config.seed, sharing.rank, sharing.count)
         self.shared = sharing
@@ -288,7 +298,8 @@ class Trainer:
 
     def settings(self) -> dict:
         """What a run must be gone on with."""
-        return self.config.to_json() | ({} if self.lora is None else {"lora": asdict(self.lora)})
+        beside = {} if self.frozen is None else {"frozen": self.frozen}
+        return self.config.to_json() | beside | ({} if self.lora is None else {"lora": asdict(self.lora)})
 
     @staticmethod
     def _learned(modules: nn.Module) -> dict[str, Tensor]:
@@ -323,9 +334,10 @@ class Trainer:
         indices = self.steps.places(self.step)
         sigma, eps = self._noise(batch.layout, indices)
         before = None
-        if torch.rand((), generator=torch.Generator().manual_seed(self.step)).item() < config.guessed:
-            share, eps_before = self._noise(batch.layout, indices, salt=1)
-            before = sigma + AHEAD * share * (1 - sigma), eps_before
+        chance = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        if torch.rand((), generator=chance).item() < config.guessed:
+            ahead, eps_before = self._noise(batch.layout, indices, salt=1)
+            before = sigma + AHEAD * ahead * (1 - sigma), eps_before
         loss = batch_loss(self.base, batch, sigma, eps, config.visibility, self.readers, before)
         num_shots = sum(g.shot != GLOBAL for g in batch.layout.groups)
         share = num_shots / self.shared.sum(torch.tensor(float(num_shots))).item()
@@ -378,6 +390,8 @@ class Trainer:
                 )
             raise
         self.save()
+        if isinstance(self.base, NativeBase):
+            self.network.refines = True  # whoever goes on with this base samples with all of it
         return self.export()
 
     def _steps(
@@ -425,8 +439,12 @@ class Trainer:
     def export(self) -> Path:
         """Writes the averaged weights as a base that `load_base` opens, or as a LoRA. Every process must call it."""
         average = {k: whole(v) for k, v in self.average.items()}
-        frozen = {k: whole(p) for k, p in self.network.named_parameters() if k not in average}
         path = self.folder / (WEIGHTS if self.lora is None else ADAPTER)
+        frozen = {}
+        if (
+            self.lora is None
+        ):  # where it isn't, the frozen weights are a whole base, which nobody needs in one piece
+            frozen = {k: whole(p) for k, p in self.network.named_parameters() if k not in average}
         if self.ranks.rank == 0 and self.lora is None:
             assert isinstance(self.base, NativeBase)
             self.base.save(path, torch.float32, frozen | average)

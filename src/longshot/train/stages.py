@@ -12,7 +12,7 @@ from rich.console import Console
 from longshot.bases import is_native, load_base, load_spec
 from longshot.bases.base import Base
 from longshot.bases.lora import load_adapters
-from longshot.bases.native import NativeBase, tiny
+from longshot.bases.native import NativeBase, read_config, tiny
 from longshot.bases.tune import LoraConfig
 from longshot.data.shards import ShardDataset
 from longshot.errors import UserError
@@ -146,6 +146,11 @@ def on_shards(config: StageConfig, shards: ShardStream) -> StageConfig:
 
 
 def _run(order: Order, configs: Mapping[str, StageConfig]) -> None:
+    refines = any(config.learns == "refiner" for config in configs.values())
+    if refines and order.init is not None and not read_config(Path(order.init)).network.refiner_width:
+        raise UserError(
+            f"{order.init}: has no pixel refiner to train; give --stage single, lct or causal, one by one, each with --init"
+        )
     ranks = Ranks.from_torchrun()
     if ranks.count > 1:
         torch.set_num_threads(1)
