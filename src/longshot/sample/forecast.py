@@ -15,7 +15,6 @@ from longshot.bases.economy import Economy, refuse_narrower
 from longshot.bases.native import PRESETS, NativeBase, NativeConfig, config_of
 from longshot.bases.shape import Blueprint, Shape, load_shape, with_file
 from longshot.errors import UserError
-from longshot.flow import sigma_table
 from longshot.layout import GLOBAL, Group, Layout, Visibility, global_group
 from longshot.model.context import DTYPES, CacheDtype
 from longshot.model.cost import (
@@ -29,7 +28,7 @@ from longshot.model.cost import (
     measure_machine,
     text_work,
 )
-from longshot.sample.denoise import Sampling, check_plan
+from longshot.sample.denoise import Sampling, check_plan, levels_of
 from longshot.sample.plan import Plan, PlannedShot, Round, autoregressive, together
 from longshot.sample.story import tell
 from longshot.scene import Scene
@@ -281,7 +280,7 @@ def forecast_plan(
 
 def _sampled(config: NativeConfig, sampling: Sampling) -> NativeCosts:
     """The costs of a native base in a sampler's steps, of which only the last ones ask its refiner."""
-    levels = sigma_table(sampling.steps, config.spec.shift if sampling.shift is None else sampling.shift)
+    levels = levels_of(config.spec, sampling)
     return NativeCosts(config, float((levels[:-1] <= config.network.refines_below).float().mean()))
 
 

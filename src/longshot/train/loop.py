@@ -441,9 +441,7 @@ class Trainer:
         average = {k: whole(v) for k, v in self.average.items()}
         path = self.folder / (WEIGHTS if self.lora is None else ADAPTER)
         frozen = {}
-        if (
-            self.lora is None
-        ):  # where it isn't, the frozen weights are a whole base, which nobody needs in one piece
+        if self.lora is None:  # a LoRA's frozen weights are a whole base, which nobody needs in one piece
             frozen = {k: whole(p) for k, p in self.network.named_parameters() if k not in average}
         if self.ranks.rank == 0 and self.lora is None:
             assert isinstance(self.base, NativeBase)
