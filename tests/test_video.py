@@ -1,5 +1,6 @@
 import contextlib
 import io
+import re
 import resource
 import shutil
 import subprocess
@@ -270,7 +271,8 @@ def test_what_comes_before_the_damage_can_be_read(tmp_path):
     middle = len(data) // 2
     data[middle : middle + 200] = np.random.default_rng(1).bytes(200)
     (tmp_path / "hurt.mp4").write_bytes(data)
-    assert "damaged or cut short at frame 1" in bad_line(tmp_path / "hurt.mp4", fps=EIGHT)
+    found = re.search(r"damaged or cut short at frame (\d+)", bad_line(tmp_path / "hurt.mp4", fps=EIGHT))
+    assert found and int(found[1]) > 4
     assert len(read_frames(tmp_path / "hurt.mp4", stop_s=0.5, fps=EIGHT)) == 4
 
 
