@@ -7,12 +7,12 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
-from yaml.reader import ReaderError
+from typing import TYPE_CHECKING, Any
 
 from longshot.errors import UserError
+
+if TYPE_CHECKING:
+    import yaml
 
 MAX_BYTES = 16 * 2**20
 """No script or scene file comes near this; a larger file is something else."""
@@ -90,6 +90,9 @@ def parse_yaml(text: str, name: str) -> Document:
     Dates stay text. Refused with a line number: a key given twice, a key that is not text, tags, more than one
     document. `name` is the file to name in errors.
     """
+    import yaml  # takes longer to load than all else here, and JSON does without
+    from yaml.reader import ReaderError
+
     reader = _YamlReader(name)
     try:
         loader = yaml.SafeLoader(text)
@@ -119,7 +122,7 @@ def parse_json(text: str, name: str) -> Document:
     return Document(name, data, reader.lines)
 
 
-def _yaml_message(name: str, text: str, error: yaml.MarkedYAMLError) -> str:
+def _yaml_message(name: str, text: str, error: "yaml.MarkedYAMLError") -> str:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
     problem = error.problem or "is not valid YAML"
@@ -136,24 +139,24 @@ class _YamlReader:
         self.lines: dict[Where, int] = {}
         self.count = 0
 
-    def value(self, loader: yaml.SafeLoader, node: yaml.Node, where: Where, depth: int) -> Any:
+    def value(self, loader: "yaml.SafeLoader", node: "yaml.Node", where: Where, depth: int) -> Any:
         self.count += 1
         if depth > MAX_DEPTH or self.count > MAX_VALUES:
             raise self.error(node, "is nested too deeply or repeats itself too often")
         self.lines.setdefault(where, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
+        if node.id == "mapping":
             return {
                 key: self.value(loader, child, (*where, key), depth + 1)
                 for key, child in self.pairs(node, where)
             }
-        if isinstance(node, yaml.SequenceNode):
+        if node.id == "sequence":
             return [self.value(loader, child, (*where, i), depth + 1) for i, child in enumerate(node.value)]
         return self.scalar(loader, node)
 
-    def pairs(self, node: yaml.MappingNode, where: Where) -> Iterator[tuple[str, yaml.Node]]:
+    def pairs(self, node: "yaml.MappingNode", where: Where) -> Iterator[tuple[str, "yaml.Node"]]:
         seen: dict[str, int] = {}
         for key_node, child in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
+            if key_node.id != "scalar":
                 raise self.error(key_node, "has a key that is not text")
             key, line = key_node.value, key_node.start_mark.line + 1
             if key in seen:
@@ -163,7 +166,7 @@ class _YamlReader:
             seen[key] = self.lines[(*where, key)] = line
             yield key, child
 
-    def scalar(self, loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    def scalar(self, loader: "yaml.SafeLoader", node: "yaml.Node") -> Any:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         clock = kind in ("int", "float") and ":" in node.value  # YAML 1.1 reads 12:30 as the number 750
         if kind in ("str", "timestamp", "merge", "value") or clock:
@@ -175,7 +178,7 @@ class _YamlReader:
             raise self.error(node, f"holds {node.value}, which is not a finite number")
         return value
 
-    def error(self, node: yaml.Node, problem: str) -> UserError:
+    def error(self, node: "yaml.Node", problem: str) -> UserError:
         return UserError(f"{self.name}:{node.start_mark.line + 1}: {problem}")
 
 
