@@ -6,6 +6,7 @@ Sizes are (width, height). Whatever is wrong with a person's file is a UserError
 
 import os
 import queue
+import sys
 import threading
 import warnings
 from array import array
@@ -36,6 +37,7 @@ MAX_PIXELS = 64_000_000  # of one picture: two 8K frames; checked before anythin
 LARGE = (
     1920 * 1088
 )  # pixels; up to here one thread decodes with a fifth less work than several, and fast enough
+HANDOVER_S = 0.0002
 MAX_BYTES = 2 * 2**30  # of frames returned at once: 70 s of 854x480 at 24 frames/s
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 # Playlists and the like are left out: they are text that makes the reader open other files and addresses.
@@ -216,7 +218,10 @@ def _ahead(frames: Iterator[T], count: int = 4) -> Generator[T]:
     """Yield what an iterator yields, made in another thread, so that decoding takes a core of its own.
 
     Handed over in bunches of `count`, three at most ahead: threads that wait for each other at every frame take longer.
+    Meanwhile Python's threads change over after HANDOVER_S: a decoder that has a frame ready has 5 ms to wait otherwise, as
+    long as three frames take.
     """
+    patience = sys.getswitchinterval()
     made: queue.Queue[tuple[list[T], BaseException | None]] = queue.Queue(2)
     ended = threading.Event()
 
@@ -235,6 +240,7 @@ def _ahead(frames: Iterator[T], count: int = 4) -> Generator[T]:
             made.put((bunch, error))
 
     thread = threading.Thread(target=make, daemon=True)
+    sys.setswitchinterval(min(patience, HANDOVER_S))
     thread.start()
     try:
         while True:
@@ -245,6 +251,7 @@ def _ahead(frames: Iterator[T], count: int = 4) -> Generator[T]:
             if error is not None:
                 raise error
     finally:
+        sys.setswitchinterval(patience)
         ended.set()
         while thread.is_alive():  # it may wait for room
             with suppress(queue.Empty):
