@@ -104,3 +104,28 @@ def test_the_recipe_refines_after_each_stage_whose_weights_ship():
     assert list(STAGES) == ["single", "lct", "refine", "causal", "causal-refine"]
     assert all(config().name == name for name, config in STAGES.items())
     assert STAGES["causal-refine"]().visibility == "causal"
+
+
+def test_a_stage_that_draws_levels_at_which_the_refiner_is_not_asked_is_refused(tmp_path):
+    plain = with_refiner()
+    base = NativeBase.fresh(replace(plain.config, network=replace(plain.config.network, refines_below=0.3)))
+    with pytest.raises(UserError, match=r"up to 0\.5, and this network asks its refiner only up to 0\.3"):
+        Trainer(base, REFINING, tmp_path)
+
+
+def test_the_refiner_is_left_aside_in_every_step_of_a_transformer_and_back_after_a_run_that_was_stopped(
+    tmp_path,
+):
+    base, seen = with_refiner(), []
+
+    def note(row):
+        seen.append(base.network.refines)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    trainer = Trainer(base, replace(REFINING, steps=3, learns="transformer"), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(workers=0, on_step=note)
+    assert base.network.refines
+    trainer.run(workers=0, on_step=note)
+    assert base.network.refines and seen == [False] * 3

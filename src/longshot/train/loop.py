@@ -214,6 +214,15 @@ def _choose_what_learns(network: MMDiT, learns: Literal["transformer", "refiner"
         )
 
 
+def _check_levels(network: MMDiT, config: StageConfig) -> None:
+    """UserError for a refiner that some steps wouldn't ask: nothing would learn in them."""
+    if config.learns == "refiner" and config.sigma.most > network.config.refines_below:
+        raise UserError(
+            f"stage {config.name}: draws noise levels up to {config.sigma.most:g}, and this network asks its refiner only up to "
+            f"{network.config.refines_below:g}; set sigma.most to that"
+        )
+
+
 def _fingerprint_of_frozen(network: MMDiT) -> str | None:
     """A hash of the weights that don't learn, which a checkpoint doesn't hold; None where all do."""
     frozen = {name: p for name, p in network.named_parameters() if not p.requires_grad}
@@ -252,6 +261,7 @@ class Trainer:
             )
         if lora is None:
             _choose_what_learns(self.network.train(), config.learns)
+            _check_levels(self.network, config)
         else:
             tune.attach(self.network, lora.rank, config.seed)
         self.frozen = None if lora else _fingerprint_of_frozen(self.network)
@@ -377,6 +387,8 @@ class Trainer:
         Ctrl-C finishes the step, saves, and raises KeyboardInterrupt; the same call goes on from there.
         """
         stop = min(self.config.steps, until or self.config.steps)
+        if isinstance(self.base, NativeBase) and self.lora is None:
+            self.network.refines = self.config.learns == "refiner"
         try:
             self._steps(stop, workers, checkpoint_seconds, on_step)
         except KeyboardInterrupt:
@@ -389,9 +401,10 @@ class Trainer:
                     self.config.steps,
                 )
             raise
+        finally:
+            if isinstance(self.base, NativeBase):
+                self.network.refines = True  # whoever goes on with this base samples with all of it
         self.save()
-        if isinstance(self.base, NativeBase):
-            self.network.refines = True  # whoever goes on with this base samples with all of it
         return self.export()
 
     def _steps(
