@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.multiprocessing
 import two_ranks
-from two_ranks import STAGE, loss_and_gradients, small_base
+from two_ranks import REFINING, STAGE, loss_and_gradients, small_base
 
 from commands import done
 from longshot.bases.tune import LoraConfig
@@ -105,6 +105,18 @@ def alone(folder):
 def test_a_run_of_two_ranks_makes_the_weights_of_a_run_of_one(results, alone, way):
     for rank in (0, 1):
         same_weights(results[rank]["trainer" if way == "ddp" else f"trainer, {way}"], alone[0])
+
+
+def test_two_ranks_train_a_refiner_as_one_does(results, tmp_path):
+    before = {n: p.detach().clone() for n, p in small_base(torch.float32).network.named_parameters()}
+    one = Trainer(small_base(torch.float32), REFINING, tmp_path)
+    one.run(workers=0, until=2)
+    expected = {name: p.detach() for name, p in one.network.named_parameters()}
+    moved = {name for name, p in expected.items() if not torch.equal(p, before[name])}
+    assert moved and all(name.startswith("refiner.") for name in moved)
+    for way in WAYS:
+        for rank in (0, 1):
+            same_weights(results[rank][f"refiner, {way}"], expected)
 
 
 @pytest.mark.parametrize("way", WAYS[1:])

@@ -21,6 +21,7 @@ from longshot.train.puppets import PuppetSteps, StreamConfig
 
 STREAM = StreamConfig(scenes=3, single=0.3, shots=(2, 3), frames=(4, 8), drop_global=0.3)
 STAGE = StageConfig("test", steps=4, stream=STREAM, warmup=1, lr=1e-3)
+REFINING = replace(STAGE, learns="refiner", guessed=0.5, lr=2e-4)
 STEP = 3
 
 Result = dict[str, Tensor]  # "loss", and the gradient of every weight
@@ -137,12 +138,15 @@ def three_heads(rank: int) -> Result:
     return {}
 
 
-def trainer(folder: Path, parallel: Parallel = "ddp", lora: int = 0) -> Callable[[int], Result]:
-    """Two steps of a run in `folder / parallel`; what a rank then has of the weights, all slices joined."""
+def trainer(
+    folder: Path, parallel: Parallel = "ddp", lora: int = 0, config: StageConfig = STAGE
+) -> Callable[[int], Result]:
+    """Two steps of a run in `folder / parallel` (a refiner's beside it); what a rank then has of the weights, joined."""
 
     def job(rank: int) -> Result:
-        out, low_rank = folder / f"{parallel}{lora or ''}", LoraConfig(lora) if lora else None
-        made = Trainer(small_base(torch.float32), STAGE, out, Ranks(rank, 2), low_rank, parallel)
+        name = parallel if config.learns == "transformer" else f"{config.learns} {parallel}"
+        out, low_rank = folder / f"{name}{lora or ''}", LoraConfig(lora) if lora else None
+        made = Trainer(small_base(torch.float32), config, out, Ranks(rank, 2), low_rank, parallel)
         made.run(workers=0, until=2)
         return {name: whole(p.detach()) for name, p in made.network.named_parameters()}
 
@@ -182,6 +186,7 @@ def main(rank: int, folder: Path) -> None:
     }
     ways: tuple[Parallel, ...] = ("fsdp", "ulysses", "fsdp+ulysses")
     jobs |= {f"trainer, {way}": trainer(folder, way) for way in ways}
+    jobs |= {f"refiner, {way}": trainer(folder, way, config=REFINING) for way in ("ddp", *ways)}
     jobs |= {f"resumed, {way}": resumed(folder, way) for way in ways}
     jobs |= {f"context {v}": context_parallel(v, "prefix") for v in VISIBILITIES}
     jobs["context dense"] = context_parallel("causal", "dense")
