@@ -140,23 +140,27 @@ class _YamlReader:
         self.count = 0
 
     def value(self, loader: "yaml.SafeLoader", node: "yaml.Node", where: Where, depth: int) -> Any:
+        import yaml
+
         self.count += 1
         if depth > MAX_DEPTH or self.count > MAX_VALUES:
             raise self.error(node, "is nested too deeply or repeats itself too often")
         self.lines.setdefault(where, node.start_mark.line + 1)
-        if node.id == "mapping":
+        if isinstance(node, yaml.MappingNode):
             return {
                 key: self.value(loader, child, (*where, key), depth + 1)
                 for key, child in self.pairs(node, where)
             }
-        if node.id == "sequence":
+        if isinstance(node, yaml.SequenceNode):
             return [self.value(loader, child, (*where, i), depth + 1) for i, child in enumerate(node.value)]
         return self.scalar(loader, node)
 
     def pairs(self, node: "yaml.MappingNode", where: Where) -> Iterator[tuple[str, "yaml.Node"]]:
+        import yaml
+
         seen: dict[str, int] = {}
         for key_node, child in node.value:
-            if key_node.id != "scalar":
+            if not isinstance(key_node, yaml.ScalarNode):
                 raise self.error(key_node, "has a key that is not text")
             key, line = key_node.value, key_node.start_mark.line + 1
             if key in seen:
