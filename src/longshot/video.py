@@ -37,7 +37,7 @@ MAX_PIXELS = 64_000_000  # of one picture: two 8K frames; checked before anythin
 LARGE = (
     1920 * 1088
 )  # pixels; up to here one thread decodes with a fifth less work than several, and fast enough
-HANDOVER_S = 0.0002
+HANDOVER_S = 0.0002  # how long a thread may keep Python's lock while a film is decoded ahead
 MAX_BYTES = 2 * 2**30  # of frames returned at once: 70 s of 854x480 at 24 frames/s
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 # Playlists and the like are left out: they are text that makes the reader open other files and addresses.
@@ -397,9 +397,8 @@ def _decoded(video: _Video, start: Fraction = Fraction(0)) -> Iterator[tuple[Fra
         raise _broken(video, start if last is None else last + video.last_step, error) from error
     if last is None:
         raise UserError(f"{video.path}: holds no frames that can be read")
-    if any(
-        stamp is None or video.seconds(stamp) >= start for stamp in torn
-    ):  # one that didn't become a frame
+    never_shown = [stamp for stamp in torn if stamp is None or video.seconds(stamp) >= start]
+    if never_shown:
         raise _broken(video, last + video.last_step)
     _note_end(video, last)
 
