@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import tyro
 
-from longshot.bases.native import TINY_SPEC, NativeBase, NativeConfig
+from longshot.bases.native import TINY_SPEC, NativeBase, NativeConfig, tiny
 from longshot.eval.packed import denoise_packed
 from longshot.model.mmdit import MMDiTConfig
 from longshot.puppets.render import render
@@ -24,33 +24,25 @@ from longshot.puppets.words import caption
 from longshot.puppets.world import PuppetScene, draw_scene
 from longshot.sample.denoise import Sampling
 from longshot.sample.plan import PlannedShot, together
-from longshot.train.config import StageConfig, lct
+from longshot.train.config import FILM, StageConfig, lct
 from longshot.train.loop import Trainer
-from longshot.train.puppets import StreamConfig
 
-TOY = MMDiTConfig(
-    channels=TINY_SPEC.channels,
-    text_dim=128,
-    width=96,
-    depth=3,
-    heads=4,
-    cond_width=48,
-    text_depth=1,
-    detail_width=192,
-    rope=TINY_SPEC.rope,
+TOY = replace(
+    tiny().network, width=96, depth=3, cond_width=48, text_depth=1, detail_width=192, refiner_width=0
 )
-WORLD = StreamConfig(
+WORLD = replace(
+    FILM,
     scenes=8,
     single=0.25,
     shots=(2, 3),
     frames=(4,),
+    actions=("stand",),
+    cameras=("medium",),
     pan=0.0,
     pair=0.0,
+    takes=0.0,
     image=0.05,
-    drop_global=0.35,
-    misled=0.4,
-    cameras=("medium",),
-    actions=("stand",),
+    portraits=0.0,
 )
 HELD_OUT = 1_000_000  # seeds of scenes that training doesn't draw
 SAMPLING = Sampling(steps=8, guidance=1.3, shift=3.0, solver="stochastic")
