@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -202,21 +202,20 @@ def deferred_interrupt() -> Generator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _choose_what_learns(network: MMDiT, learns: Literal["transformer", "refiner"]) -> None:
-    """Freezes the other part, and leaves the refiner out of a pass in which it doesn't learn."""
-    network.requires_grad_(learns == "transformer")
-    network.refines = learns == "refiner"
+def _choose_what_learns(network: MMDiT, config: StageConfig) -> None:
+    """Freezes the other part, and leaves the refiner out of a pass in which it doesn't learn.
+
+    UserError for a refiner that isn't there, and for one that some steps wouldn't ask: nothing would learn in them.
+    """
+    network.requires_grad_(config.learns == "transformer")
+    network.refines = config.learns == "refiner"
     if network.refiner is not None:
         network.refiner.requires_grad_(network.refines)
     elif network.refines:
         raise UserError(
             "this network has no pixel refiner to train; give --stage single, lct or causal, and --init"
         )
-
-
-def _check_levels(network: MMDiT, config: StageConfig) -> None:
-    """UserError for a refiner that some steps wouldn't ask: nothing would learn in them."""
-    if config.learns == "refiner" and config.sigma.most > network.config.refines_below:
+    if network.refines and config.sigma.most > network.config.refines_below:
         raise UserError(
             f"stage {config.name}: draws noise levels up to {config.sigma.most:g}, and this network asks its refiner only up to "
             f"{network.config.refines_below:g}; set sigma.most to that"
@@ -260,8 +259,7 @@ class Trainer:
                 f"--parallel {parallel}: the auxiliary loss of drawn scenes reads whole sequences; give --attributes 0"
             )
         if lora is None:
-            _choose_what_learns(self.network.train(), config.learns)
-            _check_levels(self.network, config)
+            _choose_what_learns(self.network.train(), config)
         else:
             tune.attach(self.network, lora.rank, config.seed)
         self.frozen = None if lora else _fingerprint_of_frozen(self.network)
