@@ -1,4 +1,5 @@
-"""Seconds a training step of the tiny base: one process with two threads against two processes with one thread each.
+"""Seconds a training step of the tiny base: one process with two threads against two processes with one thread each, and fp32
+against bf16.
 
     python benchmarks/training_step.py [--stage lct]
 
@@ -41,10 +42,10 @@ class Settings:
     """weights to start from; stages other than single need them"""
 
 
-def seconds_a_step(settings: Settings, command: tuple[str, ...], env: dict[str, str]) -> float:
+def seconds_a_step(settings: Settings, command: tuple[str, ...], env: dict[str, str], more: tuple[str, ...]) -> float:
     """The median step of one short run."""
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--stage", settings.stage, "--steps", str(settings.steps), "--out", folder]
+        options = [*more, "--stage", settings.stage, "--steps", str(settings.steps), "--out", folder]
         options += ["--init", str(settings.init)] if settings.init else []
         child([*command, "train", "puppets", *options], env)
         log = Path(folder) / settings.stage / "log.jsonl"
@@ -54,15 +55,17 @@ def seconds_a_step(settings: Settings, command: tuple[str, ...], env: dict[str, 
 
 def main(settings: Settings) -> int:
     print(machine())
+    two = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     ways = {
-        "1 process, 2 threads, passive": (ALONE, {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}),
-        "1 process, 2 threads, active": (ALONE, {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "active"}),
-        "2 processes, 1 thread each": (TWO, {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}),
+        "1 process, 2 threads, passive": (ALONE, {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}, ()),
+        "1 process, 2 threads, active": (ALONE, {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "active"}, ()),
+        "2 processes, 1 thread each": (TWO, two, ()),
+        "2 processes, 1 thread each, bf16": (TWO, two, ("--precision", "bf16")),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(settings.runs):
-        for name, (command, env) in ways.items():
-            times[name].append(seconds_a_step(settings, command, env))
+        for name, way in ways.items():
+            times[name].append(seconds_a_step(settings, *way))
     first = times[next(iter(ways))]
     rows = [(name, spread(t), spread(ratios(t, first))) for name, t in times.items()]
     print(f"stage {settings.stage}, {settings.runs} runs of {settings.steps} steps, median (min to max)")

@@ -164,6 +164,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(straight, tmp_path):
     ("setting", "changed"),
     [
         ("lr=0.003, not 0.5", {"lr": 0.5}),
+        ("precision='fp32', not 'bf16'", {"precision": "bf16"}),
         ("stream.scenes=2, not 3", {"stream": replace(STREAM, scenes=3)}),
         (f"sigma.mean={SigmaDraw().mean}, not 0.0", {"sigma": SigmaDraw(mean=0.0)}),
     ],

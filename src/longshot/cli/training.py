@@ -23,6 +23,7 @@ def train(
     checkpoint_seconds: float = 180,
     lr: float | None = None,
     attributes: float | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
     lora: int = 0,
     base: str = "tiny",
     parallel: Literal["ddp", "fsdp", "ulysses", "fsdp+ulysses"] = "ddp",
@@ -47,6 +48,8 @@ def train(
         checkpoint_seconds: how often the state is saved.
         lr: peak learning rate, instead of the recipe's.
         attributes: weight of the auxiliary loss of drawn scenes, instead of the recipe's.
+        precision: of products and convolutions, instead of the recipe's; weights and sums stay fp32. bf16 is faster where the
+            processor has it (a GPU; of CPUs those with avx512_bf16 or amx_bf16).
         lora: train a LoRA of this rank, and leave the base as it is; it is written to lora.safetensors, for `--lora`.
         base: what the LoRA is trained over, as in `longshot sample`; pretrained bases train from shards that were made for them.
         parallel: how several processes share the run. ddp: each has its own scenes and all weights; fsdp: its own scenes and a
@@ -70,6 +73,7 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
         lr=lr,
         attributes=attributes,
+        precision=precision,
         lora=lora,
         base=base,
         parallel=parallel,

@@ -10,6 +10,9 @@ from longshot.train.puppets import StreamConfig
 from longshot.train.shards import ShardStream
 
 
+Precision = Literal["fp32", "bf16"]
+
+
 @dataclass(frozen=True)
 class StageConfig:
     """One stage: what it sees, how noise is drawn, how long and how fast it learns.
@@ -18,6 +21,7 @@ class StageConfig:
     ema: decay of the weight average that is kept and shipped. attributes: weight of the auxiliary loss of
     `train/attributes.py`, 0 for none. grain: chance that a shot's noise is stronger in places than its level says
     (`train/evidence.py`). guessed: chance that a step's noise lies over what the network guessed under more noise (there, too).
+    precision: of products and convolutions; weights, sums and the optimizer stay fp32 (`torch.autocast`).
     learns: the transformer, while a pixel refiner is left aside, or that refiner alone
     (`model/refine.py`), which is cheaper than both at once and needs other noise levels.
     """
@@ -36,6 +40,7 @@ class StageConfig:
     attributes: float = 0.0
     grain: float = 0.0
     guessed: float = 0.0
+    precision: Precision = "fp32"
     learns: Literal["transformer", "refiner"] = "transformer"
     seed: int = 0
 

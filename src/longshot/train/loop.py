@@ -346,7 +346,8 @@ class Trainer:
         if torch.rand((), generator=chance).item() < config.guessed:
             ahead, eps_before = self._noise(batch.layout, indices, salt=1)
             before = sigma + AHEAD * ahead * (1 - sigma), eps_before
-        loss = batch_loss(self.base, batch, sigma, eps, config.visibility, self.readers, before)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = batch_loss(self.base, batch, sigma, eps, config.visibility, self.readers, before)
         num_shots = sum(g.shot != GLOBAL for g in batch.layout.groups)
         share = num_shots / self.shared.sum(torch.tensor(float(num_shots))).item()
         ((loss.flow + config.attributes * loss.attributes) * share).backward()

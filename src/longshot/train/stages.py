@@ -16,7 +16,7 @@ from longshot.bases.native import NativeBase, read_config, tiny
 from longshot.bases.tune import LoraConfig
 from longshot.data.shards import ShardDataset
 from longshot.errors import UserError
-from longshot.train.config import STAGES, StageConfig
+from longshot.train.config import STAGES, Precision, StageConfig
 from longshot.train.loop import WEIGHTS, Trainer
 from longshot.train.parallel import Parallel, Ranks
 from longshot.train.puppets import StreamConfig
@@ -32,7 +32,7 @@ class Order:
     """What is to be trained, and how. See `longshot train`.
 
     stage: one of `STAGES`, or all. init: weights that the first stage starts from; of a LoRA, another one that is merged into the
-    base before. steps, lr, attributes: instead of the recipe's. lora: the rank of a LoRA over `base`, 0 to train all weights.
+    base before. steps, lr, attributes, precision: instead of the recipe's. lora: the rank of a LoRA over `base`, 0 to train all weights.
     recompute: whether a pretrained base's activations are made again in the backward pass, auto where it is large.
     """
 
@@ -45,6 +45,7 @@ class Order:
     checkpoint_seconds: float = 180
     lr: float | None = None
     attributes: float | None = None
+    precision: Precision | None = None
     lora: int = 0
     base: str = "tiny"
     parallel: Parallel = "ddp"
@@ -72,7 +73,7 @@ class Order:
         made = {name: STAGES[name]() if self.steps is None else STAGES[name](self.steps) for name in names}
         if self.lora:
             made = {name: replace(config, attributes=0.0) for name, config in made.items()}
-        changed = {"lr": self.lr, "attributes": self.attributes}
+        changed = {"lr": self.lr, "attributes": self.attributes, "precision": self.precision}
         told = {key: value for key, value in changed.items() if value is not None}
         return {name: replace(config, **told) for name, config in made.items()}
 
