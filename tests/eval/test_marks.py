@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from longshot.eval.marks import (
-    LOOK,
     Guesses,
     View,
     agreement_marks,
@@ -18,7 +17,7 @@ from longshot.eval.marks import (
     told,
 )
 from longshot.eval.metrics import rate
-from longshot.puppets.world import draw_scene
+from longshot.puppets.world import Fish, Puppet, draw_scene
 
 
 def _scene(seed=0, shots=4, **options):
@@ -34,15 +33,17 @@ def _rates(marks):
     return {name: rate([m for m in marks if m.name == name]) for name in {m.name for m in marks}}
 
 
-def _agreement(tracks, **options):
-    return _rates(agreement_marks(tracks, LOOK, "look", **options))
+def _agreement(tracks, names=Puppet.LOOK, **options):
+    return _rates(agreement_marks(tracks, names, "look", **options))
 
 
-def test_the_truth_is_right_in_every_attribute():
-    truth = _truth(_scene(p_pair=1.0))
+@pytest.mark.parametrize("theme, kind", [("puppets", Puppet), ("reef", Fish)])
+def test_the_truth_is_right_in_every_attribute(theme, kind):
+    truth = _truth(_scene(p_pair=1.0, theme=theme))
     rates = _rates(attribute_marks(0, truth, truth))
     assert set(rates.values()) == {1.0}
-    assert {"look", "people", "camera", "action", *LOOK} <= set(rates)
+    places = {"environment", "time", "camera"}
+    assert set(rates) == {"look", "people", "action", *places, *kind.LOOK}
 
 
 def test_another_number_of_people_makes_them_all_unreadable():
@@ -77,6 +78,18 @@ def test_a_wrong_hat_breaks_the_look_but_not_the_body():
     assert (rates["body"], rates["hat"], rates["look"]) == (1.0, 0.0, 0.0)
 
 
+def test_a_fish_of_another_tail_is_another_fish():
+    truth = _truth(_scene(p_pair=0.0, p_empty=0.0, shots=3, theme="reef"))
+    fish = dict(truth[2].people[0])
+    fish["tail_color"] = "red" if fish["tail_color"] != "red" else "blue"
+    views = {**truth, 2: replace(truth[2], people=(fish,))}
+    rates = _rates(attribute_marks(0, truth, views))
+    assert (rates["body"], rates["pattern"]) == (1.0, 1.0)
+    assert rates["tail_color"] == rates["look"] == pytest.approx(2 / 3)
+    agreement = _agreement(look_tracks(0, truth, views), Fish.LOOK)
+    assert agreement["same_look"] == agreement["same_tail_color"] == pytest.approx(1 / 3)
+
+
 def test_one_shot_that_differs_spoils_its_pairs_and_the_whole():
     scene = _scene(p_pair=0.0, p_empty=0.0, shots=4)
     truth = _truth(scene)
@@ -102,8 +115,8 @@ def test_strangers_agree_as_often_as_chance_says():
     scenes = [draw_scene(rng, 3, p_pair=0.0, p_empty=0.0) for _ in range(150)]
     tracks = [t for k, s in enumerate(scenes) for t in look_tracks(k, _truth(s), _truth(s))]
     control = _agreement(strangers(tracks), all_pairs=False)
-    chance = Guesses(scenes).agreement(LOOK, "look", [3])
-    for name in LOOK:
+    chance = Guesses(scenes).agreement(Puppet.LOOK, "look", [3])
+    for name in Puppet.LOOK:
         assert control[f"same_{name}"] == pytest.approx(chance[f"same_{name}"], abs=0.1)
     assert chance["same_body"] == pytest.approx(1 / 8, abs=0.03)
     assert chance["same_look_throughout"] == pytest.approx(chance["same_look"] ** 2)

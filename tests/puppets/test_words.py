@@ -11,37 +11,38 @@ from longshot.puppets.words import MEANINGS, VOCABULARY, caption, shot_caption, 
 from longshot.puppets.world import draw_scene
 
 seeds = st.integers(0, 2**32 - 1)
+themes = st.sampled_from(["puppets", "reef"])
 
 
 def _named(text: str) -> set[int]:
     return {int(k) - 1 for k in re.findall(r"Character (\d+)", text)}
 
 
-@given(seeds)
+@given(seeds, themes)
 @settings(deadline=None)
-def test_a_shots_caption_names_exactly_its_cast(seed):
+def test_a_shots_caption_names_exactly_its_cast(seed, theme):
     rng = np.random.default_rng(seed)
-    scene = draw_scene(rng, 4)
+    scene = draw_scene(rng, 4, theme=theme)
     together, shots = caption(scene, rng)
     assert _named(together) == set(range(len(scene.characters)))
     for shot, text in zip(scene.shots, shots, strict=True):
         assert _named(text) == {acting.who for acting in shot.cast}
 
 
-@given(seeds)
+@given(seeds, themes)
 @settings(deadline=None)
-def test_only_a_shot_after_a_cut_says_so(seed):
+def test_only_a_shot_after_a_cut_says_so(seed, theme):
     rng = np.random.default_rng(seed)
-    scene = draw_scene(rng, 4)
+    scene = draw_scene(rng, 4, theme=theme)
     for shot, text in zip(scene.shots, caption(scene, rng)[1], strict=True):
         assert text.startswith("[SHOT CUT] ") == shot.cut
 
 
-@given(seeds)
+@given(seeds, themes)
 @settings(deadline=None)
-def test_a_single_caption_describes_who_is_in_the_shot_and_the_place(seed):
+def test_a_single_caption_describes_who_is_in_the_shot_and_the_place(seed, theme):
     rng = np.random.default_rng(seed)
-    scene = draw_scene(rng, 2)
+    scene = draw_scene(rng, 2, theme=theme)
     text = single_caption(scene, 1, rng)
     assert _named(text) == {acting.who for acting in scene.shots[1].cast}
     assert "[Environment]" in text
@@ -49,11 +50,11 @@ def test_a_single_caption_describes_who_is_in_the_shot_and_the_place(seed):
     assert "[SHOT CUT]" not in text
 
 
-@given(seeds)
+@given(seeds, themes)
 @settings(deadline=None)
-def test_every_word_of_a_caption_is_in_the_vocabulary(seed):
+def test_every_word_of_a_caption_is_in_the_vocabulary(seed, theme):
     rng = np.random.default_rng(seed)
-    scene = draw_scene(rng, 3)
+    scene = draw_scene(rng, 3, theme=theme)
     together, shots = caption(scene, rng)
     words = set(re.findall(r"[a-z]+", " ".join([together, *shots, single_caption(scene, 0, rng)]).lower()))
     assert words - VOCABULARY - {name.lower() for name in world.NAMES} == set()
@@ -61,19 +62,20 @@ def test_every_word_of_a_caption_is_in_the_vocabulary(seed):
 
 def test_each_character_is_described_by_its_own_words():
     rng = np.random.default_rng(0)
-    for _ in range(100):
-        scene = draw_scene(rng, 1)
+    for round_ in range(200):
+        scene = draw_scene(rng, 1, theme=("puppets", "reef")[round_ % 2])
         together, _ = caption(scene, rng)
-        for number, puppet in enumerate(scene.characters, start=1):
+        for number, character in enumerate(scene.characters, start=1):
             sentence = re.search(rf"Character {number}: ([^.]*)\.", together)
             assert sentence is not None
-            for value in (puppet.body, puppet.hat, puppet.hat_color):
+            for value in (getattr(character, name) for name in character.LOOK if name != "pattern"):
                 assert any(word in sentence[1] for word in MEANINGS[value]), (value, sentence[1])
 
 
 def test_every_value_has_words_and_no_word_means_two_values_of_one_kind():
-    kinds = [world.COLORS, world.PATTERNS, world.HATS, world.ENVIRONMENTS, world.TIMES, world.CAMERAS]
-    for kind in [*kinds, world.ACTIONS, ("pan_left", "pan_right")]:
+    kinds = [world.COLORS, world.PATTERNS, world.HATS, world.TIMES, world.CAMERAS, world.ACTIONS]
+    kinds += [(*world.ENVIRONMENTS, world.REEF), ("float", "swim_left", "swim_right")]
+    for kind in [*kinds, ("pan_left", "pan_right")]:
         words = [word for value in kind for word in MEANINGS[value]]
         assert len(words) == len(set(words)) >= 3 * len(kind)
 

@@ -6,16 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longshot.puppets import world
-from longshot.puppets.world import Puppet, draw_scene, is_legal, screen_x, walk_direction
+from longshot.puppets.world import Fish, Puppet, draw_scene, is_legal, screen_x, theme_of, walk_direction
 
 arguments = st.tuples(
-    st.integers(0, 2**32 - 1), st.integers(1, 8), st.sampled_from([(8,), (4, 8, 12), (16, 32), (1,)])
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 8),
+    st.sampled_from([(8,), (4, 8, 12), (16, 32), (1,)]),
+    st.sampled_from(["puppets", "reef"]),
 )
 
 
-def _scene(seed_shots_frames):
-    seed, shots, frames = seed_shots_frames
-    return draw_scene(np.random.default_rng(seed), shots, frames)
+def _scene(drawn):
+    seed, shots, frames, theme = drawn
+    return draw_scene(np.random.default_rng(seed), shots, frames, theme=theme)
 
 
 @given(arguments)
@@ -32,11 +35,13 @@ def test_every_shot_is_legal_and_its_cast_exists(drawn):
 
 @given(arguments)
 @settings(deadline=None)
-def test_a_hat_never_has_its_bodys_colour_and_characters_differ(drawn):
+def test_a_hat_or_tail_never_has_its_bodys_colour_and_characters_differ(drawn):
     scene = _scene(drawn)
-    assert all(puppet.hat_color != puppet.body for puppet in scene.characters)
-    assert len({puppet.body for puppet in scene.characters}) == len(scene.characters)
-    assert len({puppet.name for puppet in scene.characters}) == len(scene.characters)
+    for character in scene.characters:
+        crown = character.tail_color if isinstance(character, Fish) else character.hat_color
+        assert crown != character.body
+    assert len({character.body for character in scene.characters}) == len(scene.characters)
+    assert len({character.name for character in scene.characters}) == len(scene.characters)
 
 
 @given(arguments)
@@ -63,6 +68,18 @@ def test_who_walks_looks_that_way(drawn):
     for shot in scene.shots:
         for acting in shot.cast:
             assert walk_direction(acting.action) in (0, acting.facing)
+
+
+@given(arguments)
+@settings(deadline=None)
+def test_fish_are_on_the_reef_and_people_on_land(drawn):
+    scene = _scene(drawn)
+    kind = Fish if scene.environment == "reef" else Puppet
+    assert (drawn[-1] == "reef") == (kind is Fish)
+    assert {type(c) for c in scene.characters} == {kind}
+    assert theme_of(scene.characters) == drawn[-1]
+    if kind is Fish:
+        assert all(acting.action != "wave" for shot in scene.shots for acting in shot.cast)
 
 
 def test_the_same_seed_draws_the_same_scene():

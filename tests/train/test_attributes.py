@@ -1,11 +1,13 @@
 """The auxiliary loss: its labels are the world's own truth, and it teaches what words mean."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from small_run import tiny_base
 
-from longshot.puppets.world import ACTIONS, COLORS, Acting, Puppet, PuppetScene, PuppetShot
+from longshot.puppets.world import Acting, Fish, Puppet, PuppetScene, PuppetShot
 from longshot.train.attributes import ATTRIBUTES, UNSAID, AttributeReaders, said, shown
 from longshot.train.config import StageConfig
 from longshot.train.loop import batch_loss, collate, draw_noise, make_optimizer
@@ -48,10 +50,28 @@ def test_a_shot_prompt_says_what_people_do_and_no_look_that_is_told_elsewhere():
 
 def test_each_token_shows_the_person_nearest_to_it():
     labels = shown(example(), 1, (2, 4, 6), tiny_base().spec).reshape(2, 4, 6, -1)
-    bodies = [COLORS[k] if k != UNSAID else None for k in labels[0, 0, :, 0]]
-    assert bodies == ["green", "green", None, None, "red", "red"]
-    assert ACTIONS[labels[0, 0, 0, 4]] == "wave"
-    assert (labels[..., 5] == labels[0, 0, 0, 5]).all()
+    row = [names(token) for token in labels[0, 0]]
+    assert [token.get("body") for token in row] == ["green", "green", None, None, "red", "red"]
+    assert row[0]["action"] == "wave"
+    assert {names(token)["environment"] for token in labels.reshape(-1, len(ATTRIBUTES))} == {"beach"}
+
+
+def test_a_fish_has_a_tail_and_no_hat():
+    fish, shot = Fish("Nora", "pink", "stripes", "white"), replace(WAVING, cast=WAVING.cast[1:])
+    scene = PuppetScene((fish,), "reef", "day", (shot,))
+    frames = (np.zeros((8, 32, 48, 3), np.uint8),)
+    told = Example(frames, "", ("Character 1 floats.",), Truth(scene, (None,)))
+    (look,) = {tuple(names(token).items()) for token in shown(told, 1, (2, 4, 6), tiny_base().spec)} - {
+        (("environment", "reef"), ("time", "day"))
+    }
+    assert dict(look) == {
+        "body": "pink",
+        "pattern": "stripes",
+        "tail_color": "white",
+        "action": "stand",
+        "environment": "reef",
+        "time": "day",
+    }
 
 
 def test_a_shot_without_people_shows_the_place_alone():

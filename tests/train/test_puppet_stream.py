@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from longshot.puppets.render import render_place, render_portrait
+from longshot.puppets.world import Fish
 from longshot.scene import PLACE_PROMPT, identity_prompt
 from longshot.train.puppets import LONGEST, Example, PuppetSteps, StreamConfig, stream
 
@@ -65,6 +66,15 @@ def test_the_mix_of_examples_is_the_one_asked_for():
     single = np.mean([len(e.shots) == 1 for e in many])
     # 100 examples: three standard errors are 0.14 at most
     assert abs(one_frame - 0.3) < 0.14 and abs(wordless - 0.2) < 0.14 and abs(single - 0.3) < 0.14
+
+
+def test_a_share_of_examples_is_of_the_reef_with_portraits_of_fish():
+    config = replace(CONFIG, reef=0.5, portraits=0.5, drop_text=0.0)
+    truths = [e.truth for k in range(20) for e in PuppetSteps(config, 3)[k] if e.truth is not None]
+    reefs = [t for t in truths if t.scene.environment == "reef"]
+    assert abs(len(reefs) / len(truths) - 0.5) < 0.15  # of 100
+    assert all(isinstance(c, Fish) for t in reefs for c in t.scene.characters)
+    assert any(t.portrait is not None for t in reefs)
 
 
 def test_a_scene_with_a_portrait_shows_one_of_its_people_and_maybe_its_place_before_its_shots():

@@ -9,9 +9,10 @@ from jaxtyping import UInt8
 
 from longshot.eval.metrics import Mark
 from longshot.puppets.score import read_shot
-from longshot.puppets.world import PuppetScene
+from longshot.puppets.world import Character, Fish, Puppet, PuppetScene
 
-LOOK = ("body", "hat", "hat_color", "pattern")
+LOOK = tuple(dict.fromkeys(Puppet.LOOK + Fish.LOOK))
+"""All that can be seen of a character; a person has no tail, and a fish no hat."""
 PLACE = ("environment", "time", "camera")
 ATTRIBUTES = (*LOOK, *PLACE, "action")
 Values = Mapping[str, str | None]
@@ -29,13 +30,15 @@ class View:
 Views = Mapping[int, View]  # of one scene, by shot number
 
 
+def look(character: Character) -> dict[str, str]:
+    """What a character looks like."""
+    return {name: getattr(character, name) for name in character.LOOK}
+
+
 def told(scene: PuppetScene, number: int) -> View:
     """What is true of shot `number` (from 1)."""
     shot = scene.shots[number - 1]
-    people = [
-        {name: getattr(scene.characters[a.who], name) for name in LOOK} | {"action": a.action}
-        for a in shot.cast
-    ]
+    people = [look(scene.characters[a.who]) | {"action": a.action} for a in shot.cast]
     place = {"environment": scene.environment, "time": scene.time, "camera": shot.camera}
     return View(place, tuple(people), tuple(a.who for a in shot.cast))
 
@@ -57,7 +60,7 @@ def match(truth: View, view: View) -> tuple[Values | None, ...]:
         return (None,) * len(truth.people)
 
     def right(order: tuple[Values, ...]) -> int:
-        return sum(a[name] == b[name] for a, b in zip(truth.people, order, strict=True) for name in LOOK)
+        return sum(a[n] == b[n] for a, b in zip(truth.people, order, strict=True) for n in a if n in LOOK)
 
     return max(permutations(view.people), key=right)  # the first of equals: as they stand
 
@@ -67,7 +70,7 @@ def _mark(name: str, scene: int, shot: int, truth: str, value: str | None) -> Ma
 
 
 def attribute_marks(scene: int, truth: Views, views: Views) -> Iterator[Mark]:
-    """Every attribute of every shot against what was told. `look` is body, hat, hat colour and pattern all at once, `people`
+    """Every attribute of every shot against what was told. `look` is all that can be seen of somebody at once, `people`
     their number."""
     for number, told_view in truth.items():
         view = views[number]
@@ -80,8 +83,9 @@ def attribute_marks(scene: int, truth: Views, views: Views) -> Iterator[Mark]:
             values = found or dict.fromkeys(person)
             for name, value in person.items():
                 yield _mark(name, scene, number, value or "", values[name])
-            readable = all(values[name] is not None for name in LOOK)
-            right = readable and all(values[name] == person[name] for name in LOOK)
+            seen_of = [name for name in person if name in LOOK]
+            readable = all(values[name] is not None for name in seen_of)
+            right = readable and all(values[name] == person[name] for name in seen_of)
             yield Mark("look", scene, number, right, readable)
 
 
@@ -164,7 +168,7 @@ class Guesses:
             for k in range(1, len(scene.shots) + 1):
                 view = told(scene, k)
                 self.shots.setdefault(len(view.people), []).append(view)
-        self.looks = [{name: getattr(p, name) for name in LOOK} for scene in pool for p in scene.characters]
+        self.looks = [look(character) for scene in pool for character in scene.characters]
 
     def another(self, truth: Views, rng: np.random.Generator) -> dict[int, View]:
         """Answers of the same form, for other characters in another place who do other things."""

@@ -35,7 +35,7 @@ from longshot.eval.packed import denoise_packed
 from longshot.flow import Solver
 from longshot.puppets.render import render_place, render_portrait, render_shot
 from longshot.puppets.words import caption, single_caption
-from longshot.puppets.world import HEIGHT, WIDTH, PuppetScene, draw_characters, draw_scene
+from longshot.puppets.world import HEIGHT, WIDTH, PuppetScene, Theme, draw_characters, draw_scene, theme_of
 from longshot.sample.denoise import Sampling
 from longshot.sample.plan import Plan, PlannedShot, autoregressive, together
 from longshot.scene import PLACE_PROMPT, identity_prompt
@@ -301,23 +301,27 @@ def draw_case(task: Task, config: EvalConfig, index: int) -> Case:
     elsewhere = task.draw(rng, config)
     other = replace(
         scene,
-        characters=draw_characters(rng, len(scene.characters)),
+        characters=draw_characters(rng, len(scene.characters), theme_of(scene.characters)),
         environment=elsewhere.environment,
         time=elsewhere.time,
     )
     return Case(f"{task.stories} {index}", scene, other, global_prompt, tuple(prompts), alone)
 
 
-def _story(rng: np.random.Generator, config: EvalConfig) -> PuppetScene:
-    return draw_scene(rng, config.shots, (config.frames,))
+def _story(rng: np.random.Generator, config: EvalConfig, theme: Theme = "puppets") -> PuppetScene:
+    return draw_scene(rng, config.shots, (config.frames,), theme=theme)
 
 
 def _one_shot(rng: np.random.Generator, config: EvalConfig) -> PuppetScene:
     return draw_scene(rng, 1, (config.frames,), p_empty=0.04)
 
 
-def _one_person(num_shots: int, rng: np.random.Generator, config: EvalConfig) -> PuppetScene:
-    return draw_scene(rng, num_shots, (config.frames,), p_pair=0.0, p_empty=0.0, p_continue=0.0)
+def _one_person(
+    num_shots: int, rng: np.random.Generator, config: EvalConfig, theme: Theme = "puppets"
+) -> PuppetScene:
+    return draw_scene(
+        rng, num_shots, (config.frames,), theme=theme, p_pair=0.0, p_empty=0.0, p_continue=0.0
+    )
 
 
 def _absence(rng: np.random.Generator, config: EvalConfig) -> PuppetScene:
@@ -478,6 +482,26 @@ TASKS: dict[str, Task] = {
         "reshoot",
         lambda rng, config: _one_person(3, rng, config),
         {"between": Run("bidirectional", "shots 1 and 3 and all words given", _between, agree=False)},
+    ),
+    "reef": Task(
+        "a scene without people: fish on a reef, from text",
+        "reef",
+        lambda rng, config: _story(rng, config, "reef"),
+        {
+            "joint": Run("bidirectional", "all shots share one noise level", _all),
+            "cached": Run("causal", "shot after shot, history in a KV cache", _rolled_out),
+        },
+    ),
+    "reef_given_first": Task(
+        "which fish only from a given first shot, no global prompt",
+        "reef_given_first",
+        lambda rng, config: _one_person(config.shots, rng, config, "reef"),
+        {
+            "bidirectional": Run("bidirectional", "the rest at once", _after_first, wrong_condition=True),
+            "causal": Run(
+                "causal", "one after the other, from the cache", _after_first_causal, wrong_condition=True
+            ),
+        },
     ),
     "extension": Task(
         "one take goes on, segment after segment, without a cut",
@@ -644,7 +668,7 @@ class _Judge:
             control = [m for m in control if m.name != "people"]
         if run.agree:
             for names, whole, tracks_of in (
-                (LOOK, "look", look_tracks),
+                (cases[0].scene.characters[0].LOOK, "look", look_tracks),
                 (PLACE_STAYS, "place", place_tracks),
             ):
                 tracks, best_tracks = (

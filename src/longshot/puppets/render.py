@@ -15,8 +15,11 @@ from longshot.puppets.world import (
     HEIGHT,
     MAX_OFFSET,
     PALETTE,
+    REEF,
     WIDTH,
     Acting,
+    Character,
+    Fish,
     Puppet,
     PuppetScene,
     PuppetShot,
@@ -281,6 +284,31 @@ def _bedroom(c: _Canvas):
     c.fill(ellipse(c.x, c.y, 6, 29, 15, 2.6), (206, 178, 190))
 
 
+def _reef(c: _Canvas):
+    c.fill(-c.y - 99 + 0 * c.x, (150, 222, 222))
+    for k in range(7):  # water, paler towards the sand
+        c.fill(c.y - 22 + 3.4 * k + 0.6 * np.cos(c.x * (2 * np.pi / 30) + k), _mix((150, 222, 222), (58, 158, 196), (k + 1) / 7))
+    for x, w in ((-19, 7), (22, 6), (-40, 8), (41, 6)):  # a rock
+        c.fill(ellipse(c.x, c.y, x, 25, w, 6.5), (108, 122, 146))
+    for x in (-14.5, 31, -34):  # a branching coral
+        c.fill(capsule(c.x, c.y, x, 26, x, 16, 1.5), (222, 122, 128))
+        for dx, low, top in ((-4, 21, 15), (4, 19, 13), (-2.4, 17, 11.5), (2.6, 16, 10)):
+            c.fill(capsule(c.x, c.y, x, low, x + dx, low - 2, 1.1), (222, 122, 128))
+            c.fill(capsule(c.x, c.y, x + dx, low - 2, x + dx, top, 1.1), (222, 122, 128))
+    for x, top in ((14.5, 9), (18, 13), (-27, 11), (37, 8)):  # kelp
+        c.fill(np.abs(c.x - x - 1.1 * np.sin(c.y * 0.7)) - 1.2 + 4 * np.maximum(0, top - c.y), (74, 138, 98))
+    c.ground(25, (236, 218, 170), 0.8, 34, 6)
+    for x in (6, -8, 27, -30):  # a shell
+        c.fill(np.maximum(ellipse(c.x, c.y, x, 28.5, 1.9, 1.9), c.y - 28.5), (246, 190, 176))
+    for x, y in ((9, 6), (10.4, 10), (8.6, 13), (-25, 7), (-24, 11), (30, 5)):  # bubbles
+        c.fill(np.abs(circle(c.x, c.y, x, y, 1.1)) - 0.3, (232, 248, 250))
+
+
+def _mix(a: Rgb, b: Rgb, share: float) -> Rgb:
+    red, green, blue = ((1 - share) * x + share * y for x, y in zip(a, b, strict=True))
+    return red, green, blue
+
+
 _PAINT = {
     "meadow": _meadow,
     "beach": _beach,
@@ -290,6 +318,7 @@ _PAINT = {
     "city": _city,
     "cafe": _cafe,
     "bedroom": _bedroom,
+    REEF: _reef,
 }
 
 
@@ -462,6 +491,36 @@ def _paint_hat(p: _Layer, u, v, hat: str, color: Rgb):
         p.paint(ellipse(u, v, 0, 19.7, 9.4, 1.5), color)
 
 
+_MIDDLE = 13.0  # units above the ground: a fish's
+
+
+def _paint_fish(rgb, u0, v0, pose: _Pose, fish: Fish, camera: str):
+    """As `_paint_person`. A fish is 19 units long; u grows the way it looks; it turns between two frames."""
+    scale = SCALE[camera]
+    lift, look, stroke = _shape(pose.lift), _shape(pose.look), _shape(pose.stride)
+    stretch = _shape(pose.stretch)
+    u = u0 * stretch / scale * np.sign(look) - 2.2
+    v = (v0 - lift) / (scale * stretch) - _MIDDLE + 0 * u
+    whole = _Layer(rgb, u, v, float(v0[0, 0, 0]) + 0.5, scale, INK_WIDTH[camera])
+    body, tail = PALETTE[fish.body], PALETTE[fish.tail_color]
+
+    swayed = v - 0.35 * stroke * np.maximum(0, -5 - u)
+    fan = np.maximum(np.abs(swayed) - 1.2 - 0.75 * np.maximum(0, -5 - u), np.maximum(u + 4.5, -11.4 - u))
+    notch = np.abs(swayed) - 0.9 * np.maximum(0, -9 - u)  # the fork between its halves
+    whole.paint(np.maximum(fan, -notch), tail)
+    whole.paint(triangle(u, v, -0.6, 3.6, 3.8, 4.6, 0.3), tail)  # the fin on its back
+    d = whole.paint(ellipse(u, v, 0, 0, 7.0, 5.4), body)
+    if fish.pattern == "stripes":
+        bands = np.minimum(np.abs(u - 0.6), np.abs(u + 3.6)) - 0.95
+        whole.blend(np.clip(0.5 - np.maximum(d, bands * scale), 0, 1), contrast_color(fish.body))
+    elif fish.pattern == "spots":
+        squared = [(u - su) ** 2 + (v - sv) ** 2 for su, sv in ((-3.4, 1.6), (0.4, 2.4), (-1.2, -2.2))]
+        spots = np.sqrt(np.minimum.reduce(squared)) - 1.3
+        whole.blend(np.clip(0.5 - np.maximum(d, spots * scale), 0, 1), contrast_color(fish.body))
+    whole.paint(circle(u, v, 4.0, 1.2, 1.75), (255, 255, 255), outline=False)
+    whole.paint(circle(u, v, 4.5, 1.2, 1.0), (26, 20, 30), outline=False)
+
+
 def _shade(color: Rgb, by: float) -> Rgb:
     return (color[0] * by, color[1] * by, color[2] * by)
 
@@ -472,7 +531,7 @@ def _window_rows(camera: str) -> tuple[int, int]:
 
 
 def _draw_people(
-    strip: UInt8[np.ndarray, "frames height wide 3"], shot: PuppetShot, characters: tuple[Puppet, ...]
+    strip: UInt8[np.ndarray, "frames height wide 3"], shot: PuppetShot, characters: tuple[Character, ...]
 ):
     """Paints the cast into frames that are wider than the picture by PAD on either side."""
     reach = int(np.ceil(_REACH * SCALE[shot.camera])) + 1
@@ -484,7 +543,11 @@ def _draw_people(
         u0 = ((left - PAD + 0.5 - pose.x)[:, None] + np.arange(2 * reach)).astype(np.float32)[:, None, :]
         windows = [strip[k, y0:y1, x : x + 2 * reach] for k, x in enumerate(left)]
         rgb = np.ascontiguousarray(np.stack(windows).transpose(3, 0, 1, 2), dtype=np.float32)
-        _paint_person(rgb, u0, v0, pose, characters[acting.who], shot.camera)
+        character = characters[acting.who]
+        if isinstance(character, Fish):
+            _paint_fish(rgb, u0, v0, pose, character, shot.camera)
+        else:
+            _paint_person(rgb, u0, v0, pose, character, shot.camera)
         painted = np.rint(rgb).astype(np.uint8).transpose(1, 2, 3, 0)
         for window, pixels in zip(windows, painted, strict=True):
             window[:] = pixels
@@ -516,10 +579,12 @@ def render_place(environment: str, time: str = "day", camera: str = "wide") -> U
     return panorama(environment, time, camera)[:, start : start + WIDTH].copy()
 
 
-def render_portrait(puppet: Puppet, camera: str = "medium", facing: int = 1) -> UInt8[np.ndarray, "32 48 3"]:
-    """One puppet standing before a plain grey backdrop: an identity image."""
+def render_portrait(
+    character: Character, camera: str = "medium", facing: int = 1
+) -> UInt8[np.ndarray, "32 48 3"]:
+    """One puppet or fish before a plain grey backdrop: an identity image."""
     shot = PuppetShot(camera, 0, (Acting(0, "stand", 24.0, facing, facing),), 1, True)
     strip = np.empty((1, HEIGHT, WIDTH + 2 * PAD, 3), np.uint8)
     strip[:] = (176, 180, 186)
-    _draw_people(strip, shot, (puppet,))
+    _draw_people(strip, shot, (character,))
     return np.ascontiguousarray(strip[0, :, PAD : PAD + WIDTH])

@@ -1,9 +1,9 @@
 """Reads the attributes of a puppet shot back from its pixels, by comparing them with what the renderer would draw.
 
-First the place: every panorama at every offset and pan, with errors cut off so that people do not count. Then the
-people: where a puppet's outline fits what differs from the place; which body, pattern and hat explain its pixels
-best. Then the motion: the puppet that was read is followed through the shot. What fits nothing well enough is None,
-never a guess.
+First the place: every panorama at every offset and pan, with errors cut off so that characters do not count. Then who is
+there, people on land and fish on the reef: where an outline fits what differs from the place; which body, pattern and hat
+or tail explain its pixels best. Then the motion: what was read is followed through the shot. What fits nothing well enough
+is None, never a guess.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 
 from longshot.puppets import render as draw
@@ -25,9 +25,12 @@ from longshot.puppets.world import (
     HEIGHT,
     MAX_OFFSET,
     PATTERNS,
+    REEF,
     TIMES,
     WIDTH,
     Acting,
+    Character,
+    Fish,
     Puppet,
     PuppetShot,
 )
@@ -49,24 +52,26 @@ MARGIN = {
     "pattern": 1.5,
     "hat": 1.2,
     "hat_color": 1.5,
+    "tail_color": 1.5,
 }  # by how much the next value must fit worse
 
 
 @dataclass(frozen=True)
 class PersonReading:
-    """What is seen of one person; None is unreadable. x: screen x of the feet in the first frame."""
+    """What is seen of one person or fish; None is unreadable, and so is the hat of a fish. x: screen x in the first frame."""
 
-    body: str | None
-    pattern: str | None
-    hat: str | None
-    hat_color: str | None
     action: str | None
     x: float
+    body: str | None = None
+    pattern: str | None = None
+    hat: str | None = None
+    hat_color: str | None = None
+    tail_color: str | None = None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is seen of one shot, people from left to right; None is unreadable."""
+    """What is seen of one shot, people or fish from left to right; None is unreadable."""
 
     environment: str | None
     time: str | None
@@ -95,7 +100,7 @@ def _soften(picture: np.ndarray) -> np.ndarray:
 
 # --- the place --------------------------------------------------------------------------------------------------
 
-_PLACES = [(e, t, c) for e in ENVIRONMENTS for t in TIMES for c in CAMERAS]
+_PLACES = [(e, t, c) for e in (*ENVIRONMENTS, REEF) for t in TIMES for c in CAMERAS]
 _STEP = 4  # the search starts from every fourth offset
 _STARTS = np.arange(-MAX_OFFSET, MAX_OFFSET + 1, _STEP)
 _CELL_H, _CELL_W = 4, 6
@@ -196,38 +201,45 @@ def _find_place(frames: Float32[np.ndarray, "frames 3 32 48"]) -> _Place:
 _MAX_LIFT = 4
 _BODY_TOP, _HAT_LOW = 17.4, 17.0  # units: where the body's evidence ends and the hat's begins
 _REACH = 13.4
+Kind = type[Puppet] | type[Fish]
+_PATTERNED = [(body, pattern) for body in COLORS for pattern in PATTERNS]
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """Window geometry of a camera: a puppet at x, standing on the ground, fills rows 0..h, columns x-reach..x+reach."""
+    """Window geometry of a camera: a puppet at x, standing on the ground, fills rows 0..h, columns x-reach..x+reach.
+
+    body, crown: the rows that tell of a body, and of a hat or tail.
+    """
 
     top: int  # screen row of the window's first row; may be negative
     h: int
     reach: int
-    body: slice  # rows
-    hat: slice
+    body: slice
+    crown: slice
 
 
 @cache
-def _geometry(camera: str) -> _Frame:
+def _geometry(kind: Kind, camera: str) -> _Frame:
     ground, scale = draw.GROUND[camera], draw.SCALE[camera]
     top = int(np.floor(ground - 28.4 * scale))
     bottom = min(HEIGHT, int(np.ceil(ground + 0.5)))
     edge = round(ground - _BODY_TOP * scale) - top
     low = round(ground - _HAT_LOW * scale) - top
-    return _Frame(top, bottom - top, int(np.ceil(_REACH * scale)), slice(edge, bottom - top), slice(0, low))
+    rows = slice(0, bottom - top)
+    body, crown = (rows, rows) if kind is Fish else (slice(edge, bottom - top), slice(0, low))
+    return _Frame(top, bottom - top, int(np.ceil(_REACH * scale)), body, crown)
 
 
 def _drawn(
-    camera: str, facing: int, puppet: Puppet, action: str, frame: int, level: int
+    camera: str, facing: int, character: Character, action: str, frame: int, level: int
 ) -> Float32[np.ndarray, "3 h w"]:
-    """A puppet's window before a backdrop of one grey level."""
-    g = _geometry(camera)
+    """A character's window before a backdrop of one grey level."""
+    g = _geometry(type(character), camera)
     length = 1 if action == "stand" else 8
     shot = PuppetShot(camera, 0, (Acting(0, action, 24.0, facing, facing),), length, True)
     strip = np.full((length, HEIGHT, WIDTH + 2 * draw.PAD, 3), level, np.uint8)
-    draw._draw_people(strip, shot, (puppet,))
+    draw._draw_people(strip, shot, (character,))
     soft = _soften(strip[frame].transpose(2, 0, 1).astype(np.float32))
     middle = draw.PAD + 24
     rows = soft[:, max(0, g.top) : g.top + g.h, middle - g.reach : middle + g.reach]
@@ -235,20 +247,22 @@ def _drawn(
 
 
 @cache
-def _hidden(camera: str, facing: int, hat: str, action: str, frame: int) -> Float32[np.ndarray, "h w"]:
-    """How much of the place a puppet hides: colours don't matter."""
-    puppet = Puppet("", "red", "plain", hat, "blue")
-    black, white = (_drawn(camera, facing, puppet, action, frame, level) for level in (0, 255))
+def _hidden(
+    camera: str, facing: int, hat: str | None, action: str, frame: int
+) -> Float32[np.ndarray, "h w"]:
+    """How much of the place a puppet, or without a hat a fish, hides: colours don't matter."""
+    character = Fish("", "red", "plain", "blue") if hat is None else Puppet("", "red", "plain", hat, "blue")
+    black, white = (_drawn(camera, facing, character, action, frame, level) for level in (0, 255))
     return 1 - (white - black).mean(0) / 255
 
 
 @lru_cache(maxsize=1024)
 def _sprite(
-    camera: str, facing: int, puppet: Puppet, action: str = "stand", frame: int = 0
+    camera: str, facing: int, character: Character, action: str = "stand", frame: int = 0
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "3 h w"]]:
-    """How much of the place a puppet hides, and what it adds: picture = place * (1 - hidden) + added."""
-    hidden = _hidden(camera, facing, puppet.hat, action, frame)
-    return hidden, _drawn(camera, facing, puppet, action, frame, 0)
+    """How much of the place a character hides, and what it adds: picture = place * (1 - hidden) + added."""
+    hat = None if isinstance(character, Fish) else character.hat
+    return _hidden(camera, facing, hat, action, frame), _drawn(camera, facing, character, action, frame, 0)
 
 
 class _Sprites:
@@ -263,54 +277,77 @@ class _Sprites:
         self.added = np.ascontiguousarray(added[:, :, ys, xs])
 
 
-@cache
-def _body_sprites(camera: str, facing: int) -> _Sprites:
-    """8 colours x 3 patterns, where a body hides the place below the hat."""
-    chess = _chess(camera)[_geometry(camera).body] if camera != "wide" else True
-    hats = {body: "red" if body != "red" else "blue" for body in COLORS}
-    people = [Puppet("", body, pattern, "top", hats[body]) for body in COLORS for pattern in PATTERNS]
-    pairs = [_sprite(camera, facing, puppet) for puppet in people]
-    return _Sprites(pairs, _geometry(camera).body, lambda hidden: (hidden.min(0) > 0.5) & chess)
+def _other(color: str) -> str:
+    """A colour that isn't this one."""
+    return "red" if color != "red" else "blue"
 
 
 @cache
-def _hat_sprites(camera: str, facing: int, body: str) -> _Sprites:
-    """4 shapes x 8 colours, where any hat may be, on a head of the given colour."""
+def _tail(camera: str, facing: int) -> Bool[np.ndarray, "h w"]:
+    """Where the colour of a fish's tail shows."""
+    red, blue = (_sprite(camera, facing, Fish("", "green", "plain", color))[1] for color in ("red", "blue"))
+    return np.abs(red - blue).sum(0) > 100
+
+
+@cache
+def _body_sprites(kind: Kind, camera: str, facing: int) -> _Sprites:
+    """8 colours x 3 patterns, where a body hides the place: below a hat, before a tail."""
+    rows = _geometry(kind, camera).body
+    where = _chess(kind, camera)[rows] if camera != "wide" else np.array(True)
+    if kind is Fish:
+        where = where & ~_tail(camera, facing)
+        bodies: list[Character] = [Fish("", b, pattern, _other(b)) for b, pattern in _PATTERNED]
+    else:
+        bodies = [Puppet("", b, pattern, "top", _other(b)) for b, pattern in _PATTERNED]
+    pairs = [_sprite(camera, facing, character) for character in bodies]
+    return _Sprites(pairs, rows, lambda hidden: (hidden.min(0) > 0.5) & where)
+
+
+@cache
+def _crown_sprites(kind: Kind, camera: str, facing: int, body: str) -> _Sprites:
+    """On a body of the given colour: 4 hats x 8 colours where any hat may be, or 8 colours of a tail."""
+    if kind is Fish:
+        fish = [_sprite(camera, facing, Fish("", body, "plain", color)) for color in COLORS]
+        return _Sprites(fish, _geometry(kind, camera).crown, lambda hidden: _tail(camera, facing))
     people = [Puppet("", body, "plain", hat, color) for hat in HATS for color in COLORS]
     pairs = [_sprite(camera, facing, puppet) for puppet in people]
-    return _Sprites(pairs, _geometry(camera).hat, lambda hidden: hidden.max(0) > 0.05)
+    return _Sprites(pairs, _geometry(kind, camera).crown, lambda hidden: hidden.max(0) > 0.05)
 
 
-def _chess(camera: str) -> np.ndarray:
+def _chess(kind: Kind, camera: str) -> np.ndarray:
     """Every second pixel of a window."""
-    return np.indices((_geometry(camera).h, 2 * _geometry(camera).reach)).sum(0) % 2 == 0
+    g = _geometry(kind, camera)
+    return np.indices((g.h, 2 * g.reach)).sum(0) % 2 == 0
 
 
 @lru_cache(maxsize=256)
-def _whole_sprite(camera: str, facing: int, puppet: Puppet) -> _Sprites:
-    """One puppet, every second pixel of it."""
-    rows = slice(0, _geometry(camera).h)
+def _whole_sprite(camera: str, facing: int, character: Character) -> _Sprites:
+    """One character, every second pixel of it."""
+    kind = type(character)
+    rows = slice(0, _geometry(kind, camera).h)
     return _Sprites(
-        [_sprite(camera, facing, puppet)], rows, lambda hidden: (hidden[0] > 0.5) & _chess(camera)
+        [_sprite(camera, facing, character)], rows, lambda hidden: (hidden[0] > 0.5) & _chess(kind, camera)
     )
 
 
 @cache
 def _arm_sprites(camera: str, facing: int, body: str) -> _Sprites:
     """The arm on the facing side hanging, then raised low and high, where that makes a difference."""
-    puppet = Puppet("", body, "plain", "cone", "red" if body != "red" else "blue")
+    puppet = Puppet("", body, "plain", "cone", _other(body))
     waving = [_sprite(camera, facing, puppet, "wave", frame) for frame in (3, 5)]
-    rows = slice(0, _geometry(camera).h)
+    rows = slice(0, _geometry(Puppet, camera).h)
     return _Sprites(
         [_sprite(camera, facing, puppet), *waving], rows, lambda hidden: np.ptp(hidden, axis=0) > 0.35
     )
 
 
 @cache
-def _outline(camera: str) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
-    """Weights that sum to 1: inside a standing body, and beside it."""
-    g = _geometry(camera)
-    inside = _sprite(camera, 1, Puppet("", "red", "plain", "top", "blue"))[0][g.body].copy()
+def _outline(
+    kind: Kind, camera: str, facing: int
+) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
+    """Weights that sum to 1: inside a standing body or a fish, and beside it."""
+    g = _geometry(kind, camera)
+    inside = _hidden(camera, facing, None if kind is Fish else "top", "stand", 0)[g.body].copy()
     inside[inside < 0.6] = 0
     beside = np.zeros_like(inside)
     for row in range(len(inside)):
@@ -328,10 +365,14 @@ class _View:
     STRIDE = WIDTH + 2 * MARGIN
 
     def __init__(
-        self, frame: Float32[np.ndarray, "3 32 48"], place: Float32[np.ndarray, "3 32 48"], camera: str
+        self,
+        frame: Float32[np.ndarray, "3 32 48"],
+        place: Float32[np.ndarray, "3 32 48"],
+        kind: Kind,
+        camera: str,
     ):
         m = self.MARGIN
-        self.g, self.camera = _geometry(camera), camera
+        self.g, self.kind, self.camera = _geometry(kind, camera), kind, camera
         self.planes = np.zeros((7, HEIGHT + 2 * m, self.STRIDE), np.float32)
         self.planes[:3, m:-m, m:-m] = frame
         self.planes[3:6, m:-m, m:-m] = place
@@ -355,19 +396,11 @@ class _View:
 
 
 def _find_people(view: _View) -> list[int]:
-    """The x of everybody: where a body's outline is filled with what is not the place."""
-    g, m = view.g, view.MARGIN
-    inside, beside = _outline(view.camera)
-    low, high = (3, WIDTH - 3) if view.camera == "wide" else (6, WIDTH - 6)
-    first = m + g.top + g.body.start
-    area = view.planes[:, first - _MAX_LIFT : first + len(inside), m + low - g.reach : m + high + g.reach]
-    differs = np.clip(np.abs(area[:3] - area[3:6]).sum(0) / 80, 0, 1)
-    windows = sliding_window_view(differs, inside.shape)  # [lifts from the highest down, positions, h, w]
-    seen = sliding_window_view(area[6], inside.shape)
-    filled = np.tensordot(windows, inside, 2) / np.maximum(np.tensordot(seen, inside, 2), 0.3)
-    score = filled - 0.5 * np.tensordot(windows, beside, 2)
-    found: list[int] = []
+    """The x of everybody: where a body's outline is filled with what is not the place. A fish's depends on where it looks."""
+    maps = [_filled(view, *_outline(view.kind, view.camera, facing)) for facing in _facings(view.kind)]
+    low, filled, score = maps[0][0], *(np.concatenate([m[k] for m in maps]) for k in (1, 2))
     apart = int(14 * draw.SCALE[view.camera]) if view.camera != "close" else WIDTH
+    found: list[int] = []
     while len(found) < 2:
         row, column = np.unravel_index(int(score.argmax()), score.shape)
         if filled[row, column] < PERSON_FOUND or score[row, column] < PERSON_CLEAR:
@@ -377,63 +410,95 @@ def _find_people(view: _View) -> list[int]:
     return sorted(found)
 
 
-class _Person:
-    """Errors of every body and hat at the best fit near a position, summed over frames as they come in."""
+def _facings(kind: Kind) -> tuple[int, ...]:
+    """The ways to look that give different outlines."""
+    return (-1, 1) if kind is Fish else (1,)
 
-    def __init__(self, camera: str):
-        self.camera = camera
-        self.body = np.zeros(len(COLORS) * len(PATTERNS))
-        self.hat = np.zeros(len(HATS) * len(COLORS))
+
+def _filled(view: _View, inside: np.ndarray, beside: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """The x of the first column, and for every [lift, x] how much of an outline is filled, and that less what is beside it."""
+    g, m = view.g, view.MARGIN
+    low, high = (3, WIDTH - 3) if view.camera == "wide" else (6, WIDTH - 6)
+    first = m + g.top + g.body.start
+    area = view.planes[:, first - _MAX_LIFT : first + len(inside), m + low - g.reach : m + high + g.reach]
+    differs = np.clip(np.abs(area[:3] - area[3:6]).sum(0) / 80, 0, 1)
+    windows = sliding_window_view(differs, inside.shape)  # [lifts from the highest down, positions, h, w]
+    seen = sliding_window_view(area[6], inside.shape)
+    filled = np.tensordot(windows, inside, 2) / np.maximum(np.tensordot(seen, inside, 2), 0.3)
+    return low, filled, filled - 0.5 * np.tensordot(windows, beside, 2)
+
+
+class _Person:
+    """Errors of every body and every hat or tail at the best fit near a position, summed over frames as they come in."""
+
+    def __init__(self, kind: Kind, camera: str):
+        self.kind, self.camera = kind, camera
+        self.body = np.zeros((len(COLORS), len(PATTERNS)))
+        self.crown = np.zeros((1 if kind is Fish else len(HATS), len(COLORS)))
         self.weight = 0.0
 
     def look(self, view: _View, x: int, lifts: Sequence[int]) -> tuple[int, int, int]:
         """Adds a frame's evidence; returns the fitted x, lift and facing."""
         at = [(x + dx, lift) for dx in (-1, 0, 1) for lift in lifts]
-        tables = {facing: view.errors(at, _body_sprites(self.camera, facing)) for facing in (-1, 1)}
-        facing = min(tables, key=lambda f: tables[f].min())
-        position, best = np.unravel_index(int(tables[facing].argmin()), tables[facing].shape)
+        tables = {facing: view.errors(at, _body_sprites(self.kind, self.camera, facing)) for facing in (-1, 1)}
+        fits = {facing: table.min(1) for facing, table in tables.items()}
+        if self.kind is Fish:  # a round body fits well enough the wrong way round; the tail doesn't
+            for facing in fits:
+                tails = _crown_sprites(Fish, self.camera, facing, "white")
+                fits[facing] = fits[facing] + view.errors(at, tails).min(1)
+        facing = min(fits, key=lambda f: fits[f].min())
+        position = int(fits[facing].argmin())
         errors, (x, lift) = tables[facing][position], at[position]
-        body = COLORS[int(best) // len(PATTERNS)]
-        hats = view.errors(
-            [(x, lift + dy) for dy in (-1, 0, 1)], _hat_sprites(self.camera, facing, body)
+        body, _ = _PATTERNED[int(errors.argmin())]
+        crowns = view.errors(
+            [(x, lift + dy) for dy in (-1, 0, 1)], _crown_sprites(self.kind, self.camera, facing, body)
         ).min(0)
         weight = 1 / (float(errors.min()) + 4)
-        self.body += weight * errors
-        self.hat += weight * hats
+        self.body += weight * errors.reshape(self.body.shape)
+        self.crown += weight * crowns.reshape(self.crown.shape)
         self.weight += weight
         return x, lift, facing
 
     def read(self) -> dict[str, str | None]:
         """The best value of each attribute, or None where nothing fits or two fit alike."""
-        body = (self.body / self.weight).reshape(len(COLORS), len(PATTERNS))
-        hat = (self.hat / self.weight).reshape(len(HATS), len(COLORS))
+        body, crown = self.body / self.weight, self.crown / self.weight
         out: dict[str, str | None] = {}
-        fits_body, fits_hat = body.min() <= BODY_ERROR, hat.min() <= HAT_ERROR
-        for name, values, table, fits in (
+        fits_body, fits_crown = body.min() <= BODY_ERROR, crown.min() <= HAT_ERROR
+        tables: list[tuple[str, Sequence[str], np.ndarray, bool]] = [
             ("body", COLORS, body.min(1), fits_body),
             ("pattern", PATTERNS, body.min(0), fits_body),
-            ("hat", HATS, hat.min(1), fits_hat),
-            ("hat_color", COLORS, hat.min(0), fits_hat),
-        ):
+        ]
+        if self.kind is Fish:
+            tables.append(("tail_color", COLORS, crown.min(0), fits_crown))
+        else:
+            tables += [
+                ("hat", HATS, crown.min(1), fits_crown),
+                ("hat_color", COLORS, crown.min(0), fits_crown),
+            ]
+        for name, values, table, fits in tables:
             order = np.argsort(table)
             clear = table[order[1]] - table[order[0]] >= MARGIN[name]
             out[name] = values[int(order[0])] if fits and clear else None
         return out
 
+    def likeliest(self) -> Character:
+        """What it is most like, readable or not: something to follow through the shot."""
+        body, pattern = _PATTERNED[int(self.body.argmin())]
+        crowns = [(hat, color) for hat in range(len(self.crown)) for color in COLORS]
+        order = [crowns[int(k)] for k in np.argsort(self.crown, axis=None)]
+        hat, color = next((h, c) for h, c in order if c != body)
+        return (
+            Fish("", body, pattern, color)
+            if self.kind is Fish
+            else Puppet("", body, pattern, HATS[hat], color)
+        )
 
-def _best_puppet(person: _Person) -> Puppet:
-    """The likeliest puppet, readable or not: something to follow through the shot."""
-    body = COLORS[int(person.body.argmin()) // len(PATTERNS)]
-    pattern = PATTERNS[int(person.body.argmin()) % len(PATTERNS)]
-    order = [k for k in np.argsort(person.hat) if COLORS[k % len(COLORS)] != body]
-    return Puppet("", body, pattern, HATS[order[0] // len(COLORS)], COLORS[order[0] % len(COLORS)])
 
-
-def _follow(view: _View, puppet: Puppet, facing: int, x: int, reach: int) -> tuple[int, int]:
-    """(x, lift) where the puppet fits best, at most `reach` pixels from x."""
+def _follow(view: _View, character: Character, facing: int, x: int, reach: int) -> tuple[int, int]:
+    """(x, lift) where the character fits best, at most `reach` pixels from x."""
     xs = [k for k in range(x - reach, x + reach + 1) if 0 <= k <= WIDTH]
     at = [(k, lift) for k in xs for lift in range(-1, _MAX_LIFT)]
-    return at[int(view.errors(at, _whole_sprite(view.camera, facing, puppet))[:, 0].argmin())]
+    return at[int(view.errors(at, _whole_sprite(view.camera, facing, character))[:, 0].argmin())]
 
 
 def _arm_raised(view: _View, body: str, x: int, lift: int) -> float:
@@ -453,26 +518,26 @@ def read_shot(frames: UInt8[np.ndarray, "frames 32 48 3"]) -> Reading:
     if not place.known:
         return Reading(None, None, None, None, ())
     moving = len(frames) >= 4
-    first = _View(pixels[0], place.view(0), camera)
-    people = tuple(_read_person(pixels, place, camera, first, x, moving) for x in _find_people(first))
+    first = _View(pixels[0], place.view(0), Fish if environment == REEF else Puppet, camera)
+    people = tuple(_read_person(pixels, place, first, x, moving) for x in _find_people(first))
     return Reading(environment, time, camera, place.pan if moving else None, people)
 
 
-def _read_person(pixels, place: _Place, camera: str, first: _View, x: int, moving: bool) -> PersonReading:
-    person = _Person(camera)
+def _read_person(pixels, place: _Place, first: _View, x: int, moving: bool) -> PersonReading:
+    person = _Person(first.kind, first.camera)
     x, lift, facing = person.look(first, x, range(-1, 3))
     num_frames = len(pixels)
     if num_frames == 1:
         return PersonReading(**person.read(), action=None, x=float(x))
-    puppet = _best_puppet(person)
+    character = person.likeliest()
     at = sorted({round(float(k)) for k in np.linspace(0, num_frames - 1, min(num_frames, 8))})
     again = {at[len(at) // 2], at[-1]}
     track, arms, here = [], [], x
     for before, k in zip([0, *at], at, strict=False):
-        view = _View(pixels[k], place.view(k), camera) if k else first
-        here, lift = _follow(view, puppet, facing, here, 2 * (k - before) + 1)
+        view = _View(pixels[k], place.view(k), first.kind, first.camera) if k else first
+        here, lift = _follow(view, character, facing, here, 2 * (k - before) + 1)
         track.append((k, here + place.pan * k))
-        arms.append(_arm_raised(view, puppet.body, here, lift))
+        arms.append(_arm_raised(view, character.body, here, lift) if first.kind is Puppet else 0.0)
         if k in again:
             _, _, facing = person.look(view, here, (lift - 1, lift, lift + 1))
     return PersonReading(**person.read(), action=_action(track, arms) if moving else None, x=float(x))

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from longshot.puppets.world import WIDTH, Acting, Puppet, PuppetScene, PuppetShot, walk_direction
+from longshot.puppets.world import WIDTH, Acting, Character, Fish, PuppetScene, PuppetShot, theme_of, walk_direction
 
 # Attribute value -> its words, the plain one first. About half of all captions use the plain one.
 MEANINGS: dict[str, tuple[str, ...]] = {
@@ -37,6 +37,7 @@ MEANINGS: dict[str, tuple[str, ...]] = {
     "city": ("city", "street", "town", "downtown", "city street"),
     "cafe": ("cafe", "coffee shop", "bar", "tea room", "restaurant"),
     "bedroom": ("bedroom", "room", "home", "living room", "house"),
+    "reef": ("reef", "coral reef", "lagoon", "ocean floor", "underwater garden"),
     # times of day
     "day": ("day", "daytime", "noon", "morning", "afternoon"),
     "dusk": ("dusk", "sunset", "evening", "twilight", "sundown"),
@@ -56,6 +57,9 @@ MEANINGS: dict[str, tuple[str, ...]] = {
         "heads right",
         "marches right",
     ),
+    "float": ("floats", "rests", "hovers", "stays still", "pauses"),
+    "swim_left": ("swims left", "glides left", "goes left", "drifts left", "heads left"),
+    "swim_right": ("swims right", "glides right", "goes right", "drifts right", "heads right"),
     "wave": ("waves", "greets", "says hello", "waves a hand", "raises an arm", "waves goodbye"),
     # camera pans
     "pan_left": (
@@ -75,7 +79,10 @@ MEANINGS: dict[str, tuple[str, ...]] = {
 }
 
 _NOUNS = ("puppet", "puppet", "puppet", "doll", "figure", "felt puppet", "person")
+_FISH = ("fish", "fish", "fish", "little fish", "reef fish")
+_SWIMMING = {"stand": "float", "walk_left": "swim_left", "walk_right": "swim_right"}
 _EMPTY = ("nobody", "no people", "empty", "nobody is there", "the place is empty")
+_EMPTY_REEF = ("no fish", "no fish is there", "empty", "the place is empty")
 _SIDES = {
     -1: ("on the left", "at the left", "to the left side"),
     0: ("in the middle", "in the center"),
@@ -106,11 +113,13 @@ VOCABULARY: frozenset[str] = frozenset(
     _words_of(
         *(text for texts in MEANINGS.values() for text in texts),
         *_NOUNS,
+        *_FISH,
         *_EMPTY,
+        *_EMPTY_REEF,
         *(text for table in (_SIDES, _FACING, _AT_TIME) for texts in table.values() for text in texts),
         *_STORIES_ONE,
         *_STORIES_TWO,
-        "character environment story shot cut with and in wears wearing a an the of at to",
+        "character environment story shot cut with and in wears wearing a an the of at to tail",
     )
 )
 
@@ -129,25 +138,27 @@ def _an(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" and not phrase.startswith("uni") else "a ") + phrase
 
 
-def describe(puppet: Puppet, rng: np.random.Generator, *, named: bool | None = None) -> str:
-    """`Mia, a crimson puppet with spots and a blue top hat`; the name is left out half of the time."""
+def describe(character: Character, rng: np.random.Generator, *, named: bool | None = None) -> str:
+    """`Mia, a crimson puppet with spots and a blue top hat`, `a yellow fish with a red tail`; the name is left out half of the time."""
     named = rng.random() < 0.5 if named is None else named
-    body, hat = say(rng, puppet.body), f"{say(rng, puppet.hat_color)} {say(rng, puppet.hat)}"
-    noun = _pick(rng, _NOUNS)
-    if puppet.pattern == "plain":
-        pattern = "" if rng.random() < 0.5 else say(rng, "plain")
-        text = (
-            _an(f"{pattern} {body} {noun}".strip()) + f" {_pick(rng, ('with', 'in', 'wearing'))} {_an(hat)}"
-        )
+    body = say(rng, character.body)
+    if isinstance(character, Fish):
+        crown, has, noun = f"{say(rng, character.tail_color)} tail", ("with",), _pick(rng, _FISH)
     else:
-        pattern = say(rng, puppet.pattern)
+        crown, has = f"{say(rng, character.hat_color)} {say(rng, character.hat)}", ("with", "in", "wearing")
+        noun = _pick(rng, _NOUNS)
+    if character.pattern == "plain":
+        pattern = "" if rng.random() < 0.5 else say(rng, "plain")
+        text = _an(f"{pattern} {body} {noun}".strip()) + f" {_pick(rng, has)} {_an(crown)}"
+    else:
+        pattern = say(rng, character.pattern)
         if pattern in ("stripes", "bands", "spots", "dots", "polka dots"):
-            text = f"{_an(body)} {noun} with {pattern} and {_an(hat)}"
+            text = f"{_an(body)} {noun} with {pattern} and {_an(crown)}"
         elif rng.random() < 0.5:
-            text = f"{_an(pattern)} {body} {noun} {_pick(rng, ('with', 'in', 'wearing'))} {_an(hat)}"
+            text = f"{_an(pattern)} {body} {noun} {_pick(rng, has)} {_an(crown)}"
         else:
-            text = f"{_an(body)} {pattern} {noun} {_pick(rng, ('with', 'in', 'wearing'))} {_an(hat)}"
-    return f"{puppet.name}, {text}" if named else text
+            text = f"{_an(body)} {pattern} {noun} {_pick(rng, has)} {_an(crown)}"
+    return f"{character.name}, {text}" if named else text
 
 
 def place_text(environment: str, time: str, rng: np.random.Generator) -> str:
@@ -171,10 +182,10 @@ def _characters_text(scene: PuppetScene, who: tuple[int, ...], rng: np.random.Ge
     return " ".join(["[Character]", *people]) + " " if people else ""
 
 
-def _acting_text(acting: Acting, shot: PuppetShot, rng: np.random.Generator) -> str:
+def _acting_text(acting: Acting, shot: PuppetShot, swims: bool, rng: np.random.Generator) -> str:
     """What somebody does and, where the shot doesn't follow from another, where: who stands in the middle and looks right needs
     no word for it, nor who walks in from the side, nor two people, who are told from left to right."""
-    text = f"Character {acting.who + 1} {say(rng, acting.action)}"
+    text = f"Character {acting.who + 1} {say(rng, _SWIMMING[acting.action] if swims else acting.action)}"
     if len(shot.cast) > 1 or not shot.cut or walk_direction(acting.action):
         return text
     side = int(np.sign(round(acting.x - WIDTH / 2)))
@@ -185,8 +196,10 @@ def _acting_text(acting: Acting, shot: PuppetShot, rng: np.random.Generator) -> 
     return text
 
 
-def _shot_text(shot: PuppetShot, rng: np.random.Generator, *, with_camera: bool) -> str:
-    parts = [_acting_text(acting, shot, rng) for acting in shot.cast] or [_pick(rng, _EMPTY)]
+def _shot_text(scene: PuppetScene, k: int, rng: np.random.Generator, *, with_camera: bool) -> str:
+    shot, swims = scene.shots[k], theme_of(scene.characters) == "reef"
+    nobody = _EMPTY if not swims else _EMPTY_REEF
+    parts = [_acting_text(acting, shot, swims, rng) for acting in shot.cast] or [_pick(rng, nobody)]
     if shot.pan:
         parts.append(say(rng, "pan_left" if shot.pan < 0 else "pan_right"))
     text = ", ".join(parts)
@@ -202,7 +215,8 @@ def global_caption(scene: PuppetScene, rng: np.random.Generator) -> str:
     text = _characters_text(scene, tuple(range(len(scene.characters))), rng)
     text += f"[Environment] {place_text(scene.environment, scene.time, rng)}."
     if len(scene.characters) == 1 and rng.random() < 0.25:
-        text += f" [Story] {_pick(rng, _STORIES_ONE)}"
+        stories = _STORIES_ONE if theme_of(scene.characters) == "puppets" else _STORIES_ONE[1:]  # fish don't walk
+        text += f" [Story] {_pick(rng, stories)}"
     elif len(scene.characters) > 1 and rng.random() < 0.12:
         text += f" [Story] {_pick(rng, _STORIES_TWO)}"
     return text
@@ -211,7 +225,7 @@ def global_caption(scene: PuppetScene, rng: np.random.Generator) -> str:
 def shot_caption(scene: PuppetScene, k: int, rng: np.random.Generator) -> str:
     """The prompt of shot k: `[SHOT CUT] Medium shot. Character 1 waves.`; a shot that continues has no prefix."""
     shot = scene.shots[k]
-    text = _shot_text(shot, rng, with_camera=shot.cut or rng.random() < 0.3)
+    text = _shot_text(scene, k, rng, with_camera=shot.cut or rng.random() < 0.3)
     return f"[SHOT CUT] {text}" if shot.cut else text
 
 
@@ -225,4 +239,4 @@ def single_caption(scene: PuppetScene, k: int, rng: np.random.Generator) -> str:
     shot = scene.shots[k]
     people = _characters_text(scene, tuple(sorted(acting.who for acting in shot.cast)), rng)
     place = f"[Environment] {place_text(scene.environment, scene.time, rng)}."
-    return f"{people}{place} {_shot_text(shot, rng, with_camera=True)}"
+    return f"{people}{place} {_shot_text(scene, k, rng, with_camera=True)}"

@@ -1,10 +1,14 @@
-"""What can exist in the puppet world, and how a scene is drawn from a seed."""
+"""What can exist in the puppet world, and how a scene is drawn from a seed.
+
+It has two themes: people in eight places on land, and fish on a reef.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -24,15 +28,19 @@ COLORS = tuple(PALETTE)
 PATTERNS = ("plain", "stripes", "spots")
 HATS = ("top", "cone", "beanie", "brim")
 ENVIRONMENTS = ("meadow", "beach", "forest", "desert", "snow", "city", "cafe", "bedroom")
+REEF = "reef"
 TIMES = ("day", "dusk", "night")
 CAMERAS = ("wide", "medium", "close")
 ACTIONS = ("stand", "walk_left", "walk_right", "wave")
+SWIMMING = ("stand", "walk_left", "walk_right")  # a fish floats, or swims to a side
 NAMES = ("Mia", "Ben", "Ada", "Tom", "Lily", "Max", "Ella", "Sam", "Nora", "Leo", "Anna", "Jack")
 
 WALK_SPEED = 1.0  # pixels a frame, and the pan's speed too: a walk with a pan its way is a tracking shot
 MAX_OFFSET = 40  # the panorama reaches this many pixels to either side of its middle
 
-# Where people may start (x of the feet, pixels), where they may go, and how near two may come, for each camera.
+Theme = Literal["puppets", "reef"]
+
+# Where characters may start (x of the feet, of a fish its middle, pixels), where they may go, and how near two may come, for each camera.
 PLACES = {"wide": (10.0, 24.0, 38.0), "medium": (13.0, 24.0, 35.0), "close": (19.0, 24.0, 29.0)}
 BOUNDS = {"wide": (7.0, 41.0), "medium": (9.0, 39.0), "close": (15.0, 33.0)}
 APART = {"wide": 15.0, "medium": 18.0, "close": 48.0}
@@ -42,6 +50,8 @@ APART = {"wide": 15.0, "medium": 18.0, "close": 48.0}
 class Puppet:
     """One person. Two puppets with the same four attributes look the same; the name is for captions only."""
 
+    LOOK: ClassVar = ("body", "hat", "hat_color", "pattern")
+
     name: str
     body: str
     pattern: str
@@ -50,8 +60,23 @@ class Puppet:
 
 
 @dataclass(frozen=True)
+class Fish:
+    """One fish, as `Puppet`."""
+
+    LOOK: ClassVar = ("body", "tail_color", "pattern")
+
+    name: str
+    body: str
+    pattern: str
+    tail_color: str
+
+
+Character = Puppet | Fish
+
+
+@dataclass(frozen=True)
 class Acting:
-    """What one person does in a shot: `who` indexes the scene's characters (0-based, `Character who+1`)."""
+    """What one character does in a shot: `who` indexes the scene's characters (0-based, `Character who+1`)."""
 
     who: int
     action: str
@@ -76,7 +101,7 @@ class PuppetShot:
 class PuppetScene:
     """Shots that share characters, a place and a time of day."""
 
-    characters: tuple[Puppet, ...]
+    characters: tuple[Character, ...]
     environment: str
     time: str
     shots: tuple[PuppetShot, ...]
@@ -106,26 +131,27 @@ def is_legal(shot: PuppetShot) -> bool:
     return True
 
 
-def draw_puppet(
-    rng: np.random.Generator, *, not_body: Sequence[str] = (), not_name: Sequence[str] = ()
-) -> Puppet:
-    """A random puppet; its hat never has the colour of its body."""
-    body = str(rng.choice([c for c in COLORS if c not in not_body]))
-    return Puppet(
-        name=str(rng.choice([n for n in NAMES if n not in not_name])),
-        body=body,
-        pattern=str(rng.choice(PATTERNS)),
-        hat=str(rng.choice(HATS)),
-        hat_color=str(rng.choice([c for c in COLORS if c != body])),
-    )
+def _draw_character(rng: np.random.Generator, theme: Theme, others: Sequence[Character]) -> Character:
+    """A random character of another body colour and name than the others; its hat or tail never has the colour of its body."""
+    body = str(rng.choice([c for c in COLORS if all(c != o.body for o in others)]))
+    name = str(rng.choice([n for n in NAMES if all(n != o.name for o in others)]))
+    pattern = str(rng.choice(PATTERNS))
+    hat = str(rng.choice(HATS)) if theme == "puppets" else None
+    color = str(rng.choice([c for c in COLORS if c != body]))
+    return Fish(name, body, pattern, color) if hat is None else Puppet(name, body, pattern, hat, color)
 
 
-def draw_characters(rng: np.random.Generator, count: int) -> tuple[Puppet, ...]:
-    """`count` puppets with different names and body colours."""
-    people: list[Puppet] = []
+def theme_of(characters: Sequence[Character]) -> Theme:
+    """Which theme characters are of."""
+    return "reef" if any(isinstance(c, Fish) for c in characters) else "puppets"
+
+
+def draw_characters(rng: np.random.Generator, count: int, theme: Theme = "puppets") -> tuple[Character, ...]:
+    """`count` puppets, or fish, with different names and body colours."""
+    characters: list[Character] = []
     for _ in range(count):
-        people.append(draw_puppet(rng, not_body=[p.body for p in people], not_name=[p.name for p in people]))
-    return tuple(people)
+        characters.append(_draw_character(rng, theme, characters))
+    return tuple(characters)
 
 
 def draw_scene(
@@ -133,7 +159,8 @@ def draw_scene(
     num_shots: int,
     frames: Sequence[int] = (8,),
     *,
-    characters: Sequence[Puppet] | None = None,
+    theme: Theme = "puppets",
+    characters: Sequence[Character] | None = None,
     environment: str | None = None,
     time: str | None = None,
     p_pair: float = 0.5,
@@ -147,10 +174,13 @@ def draw_scene(
     """A random scene of `num_shots` shots whose lengths are drawn from `frames`.
 
     p_pair: the scene has two characters (unless `characters` is given); p_two: a shot of such a scene shows
-    both; p_empty: a shot shows nobody; p_continue: a shot continues the one before it; p_pan: the camera pans.
+    both; p_empty: a shot shows nobody; p_continue: a shot continues the one before it; p_pan: the camera pans. Of `actions`
+    fish do those of `SWIMMING`.
     """
     if characters is None:
-        characters = draw_characters(rng, 2 if rng.random() < p_pair else 1)
+        characters = draw_characters(rng, 2 if rng.random() < p_pair else 1, theme)
+    if theme == "reef":
+        actions, environment = [a for a in actions if a in SWIMMING], environment or REEF
     shots: list[PuppetShot] = []
     for _ in range(num_shots):
         length = int(rng.choice(frames))

@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from longshot.bases.base import Base, Spec
 from longshot.layout import Layout
 from longshot.model.mmdit import layer_norm
-from longshot.puppets.world import ACTIONS, COLORS, ENVIRONMENTS, HATS, PATTERNS, TIMES, PuppetScene, screen_x
+from longshot.puppets.world import (
+    ACTIONS,
+    COLORS,
+    ENVIRONMENTS,
+    HATS,
+    PATTERNS,
+    REEF,
+    TIMES,
+    PuppetScene,
+    screen_x,
+)
 from longshot.train.puppets import Example
 
 ATTRIBUTES = {
@@ -27,8 +37,9 @@ ATTRIBUTES = {
     "pattern": PATTERNS,
     "hat": HATS,
     "hat_color": COLORS,
+    "tail_color": COLORS,
     "action": ACTIONS,
-    "environment": ENVIRONMENTS,
+    "environment": (*ENVIRONMENTS, REEF),
     "time": TIMES,
 }
 UNSAID = -1  # the label of what a token says nothing about
@@ -37,10 +48,11 @@ NEAR = {
     "medium": 11,
     "close": 16,
 }  # pixels: a token as near as this to a person's middle shows them
+_ACTION = list(ATTRIBUTES).index("action")  # a look is what comes before it
 DEPTH = 2 / 3  # of the blocks lie before the features that are read
 _MENTION = re.compile(r"Character (\d+)|\[Environment\]")
 
-Labels = Int64[np.ndarray, "_ 7"]
+Labels = Int64[np.ndarray, "_ attributes"]
 
 
 def _labels(scene: PuppetScene, **values: str) -> list[int]:
@@ -67,25 +79,23 @@ def said(example: Example, group: int, prompt: str) -> tuple[list[int], Labels]:
         else:
             who = int(mention[1]) - 1
             if f"{mention[0]}:" in prompt:
-                row[:4] = _look(scene, who)
+                row[:_ACTION] = _look(scene, who)
             if who in acting:
-                row[4] = ACTIONS.index(acting[who])
+                row[_ACTION] = ACTIONS.index(acting[who])
         ends.append(mention.end())
         rows.append(row)
     return ends, np.array(rows, np.int64).reshape(-1, len(ATTRIBUTES))
 
 
 def _look(scene: PuppetScene, who: int) -> list[int]:
-    person = scene.characters[who]
-    return _labels(
-        scene, body=person.body, pattern=person.pattern, hat=person.hat, hat_color=person.hat_color
-    )[:4]
+    character = scene.characters[who]
+    return _labels(scene, **{name: getattr(character, name) for name in character.LOOK})[:_ACTION]
 
 
 def shown(example: Example, shot: int, grid: tuple[int, int, int], spec: Spec) -> Labels:
-    """What each video token of shot `shot` (from 1) shows: the nearest person's look and action, the place, the time.
+    """What each video token of shot `shot` (from 1) shows: the nearest character's look and action, the place, the time.
 
-    Nobody's, where no person is near or the words were left out, for then nothing could tell.
+    Nobody's, where none is near or the words were left out, for then nothing could tell.
     """
     T, H, W = grid
     labels = np.full((T, H, W, len(ATTRIBUTES)), UNSAID, np.int64)
@@ -102,8 +112,8 @@ def shown(example: Example, shot: int, grid: tuple[int, int, int], spec: Spec) -
         nearest = away.argmin(0)
         for w in np.flatnonzero(away.min(0) <= NEAR[there.camera]):
             acting = there.cast[nearest[w]]
-            labels[t, :, w, :4] = _look(scene, acting.who)
-            labels[t, :, w, 4] = ACTIONS.index(acting.action)
+            labels[t, :, w, :_ACTION] = _look(scene, acting.who)
+            labels[t, :, w, _ACTION] = ACTIONS.index(acting.action)
     return labels.reshape(-1, len(ATTRIBUTES))
 
 
@@ -116,7 +126,7 @@ class AttributeReaders(nn.Module):
         self.text = nn.Linear(width, self.edges[-1])
         self.video = nn.Linear(width, self.edges[-1])
 
-    def losses(self, scores: Float[Tensor, "rows classes"], labels: Int64[Tensor, "rows 7"]) -> Tensor:
+    def losses(self, scores: Float[Tensor, "rows classes"], labels: Int64[Tensor, "rows attributes"]) -> Tensor:
         """The cross-entropy of each row, summed over what it says; 0 for a row that says nothing."""
         each = (
             F.cross_entropy(scores[:, a:b], labels[:, i], ignore_index=UNSAID, reduction="none")
