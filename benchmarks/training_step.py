@@ -42,7 +42,9 @@ class Settings:
     """weights to start from; stages other than single need them"""
 
 
-def seconds_a_step(settings: Settings, command: tuple[str, ...], env: dict[str, str], more: tuple[str, ...]) -> float:
+def seconds_a_step(
+    settings: Settings, command: tuple[str, ...], env: dict[str, str], more: tuple[str, ...]
+) -> float:
     """The median step of one short run."""
     with tempfile.TemporaryDirectory() as folder:
         options = [*more, "--stage", settings.stage, "--steps", str(settings.steps), "--out", folder]

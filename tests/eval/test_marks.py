@@ -37,7 +37,7 @@ def _agreement(tracks, names=Puppet.LOOK, **options):
     return _rates(agreement_marks(tracks, names, "look", **options))
 
 
-@pytest.mark.parametrize("theme, kind", [("puppets", Puppet), ("reef", Fish)])
+@pytest.mark.parametrize(("theme", "kind"), [("puppets", Puppet), ("reef", Fish)])
 def test_the_truth_is_right_in_every_attribute(theme, kind):
     truth = _truth(_scene(p_pair=1.0, theme=theme))
     rates = _rates(attribute_marks(0, truth, truth))

@@ -72,7 +72,7 @@ def _accuracies(kind: str, count: int, seed: int, frames=(8, 12), **options) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("theme, kind", [("puppets", Puppet), ("reef", Fish)])
+@pytest.mark.parametrize(("theme", "kind"), [("puppets", Puppet), ("reef", Fish)])
 def test_ground_truth_is_read_with_two_errors_in_a_hundred_at_most(theme, kind):
     accuracies = _accuracies("none", 400, seed=11, theme=theme)
     for name in (*kind.LOOK, "environment"):

@@ -319,9 +319,7 @@ def _one_shot(rng: np.random.Generator, config: EvalConfig) -> PuppetScene:
 def _one_person(
     num_shots: int, rng: np.random.Generator, config: EvalConfig, theme: Theme = "puppets"
 ) -> PuppetScene:
-    return draw_scene(
-        rng, num_shots, (config.frames,), theme=theme, p_pair=0.0, p_empty=0.0, p_continue=0.0
-    )
+    return draw_scene(rng, num_shots, (config.frames,), theme=theme, p_pair=0.0, p_empty=0.0, p_continue=0.0)
 
 
 def _absence(rng: np.random.Generator, config: EvalConfig) -> PuppetScene:

@@ -12,7 +12,8 @@
 
     SCORE: {"value", "n", "scenes", "low", "high", "interval", "unreadable", "ceiling", "control", "chance"}; see
     `metrics.Score`. The last three may be null.
-    NAME: body, pattern, hat, hat_color (of a fish tail_color instead); look (all of them at once); environment, time, camera, action; people (their number);
+    NAME: body, pattern, hat, hat_color (of a fish tail_color instead); look (all of them at once); environment, time, camera,
+    action; people (their number);
     same_* (two shots of a scene agree), same_look_throughout (all shots of a character do); seam.
 """
 
@@ -29,7 +30,17 @@ from longshot.eval.puppets import RunScores, Sample, Scores, TaskScores
 from longshot.files import write_text
 from longshot.video import write_image
 
-SUMMARY = ("body", "hat", "hat_color", "tail_color", "pattern", "environment", "camera", "action", "same_look")
+SUMMARY = (
+    "body",
+    "hat",
+    "hat_color",
+    "tail_color",
+    "pattern",
+    "environment",
+    "camera",
+    "action",
+    "same_look",
+)
 HEADLINES = ("body", "hat", "environment", "action", "same_look", "seam")  # of the tables by shot
 LEFT_TO_JSON = ("same_hat", "same_hat_color", "same_tail_color", "same_pattern", "same_time", "same_place")
 BACKGROUND, INK, GIVEN = (22, 23, 27), (236, 236, 232), (120, 170, 255)

@@ -287,7 +287,10 @@ def _bedroom(c: _Canvas):
 def _reef(c: _Canvas):
     c.fill(-c.y - 99 + 0 * c.x, (150, 222, 222))
     for k in range(7):  # water, paler towards the sand
-        c.fill(c.y - 22 + 3.4 * k + 0.6 * np.cos(c.x * (2 * np.pi / 30) + k), _mix((150, 222, 222), (58, 158, 196), (k + 1) / 7))
+        c.fill(
+            c.y - 22 + 3.4 * k + 0.6 * np.cos(c.x * (2 * np.pi / 30) + k),
+            _mix((150, 222, 222), (58, 158, 196), (k + 1) / 7),
+        )
     for x, w in ((-19, 7), (22, 6), (-40, 8), (41, 6)):  # a rock
         c.fill(ellipse(c.x, c.y, x, 25, w, 6.5), (108, 122, 146))
     for x in (-14.5, 31, -34):  # a branching coral

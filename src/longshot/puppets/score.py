@@ -247,9 +247,7 @@ def _drawn(
 
 
 @cache
-def _hidden(
-    camera: str, facing: int, hat: str | None, action: str, frame: int
-) -> Float32[np.ndarray, "h w"]:
+def _hidden(camera: str, facing: int, hat: str | None, action: str, frame: int) -> Float32[np.ndarray, "h w"]:
     """How much of the place a puppet, or without a hat a fish, hides: colours don't matter."""
     character = Fish("", "red", "plain", "blue") if hat is None else Puppet("", "red", "plain", hat, "blue")
     black, white = (_drawn(camera, facing, character, action, frame, level) for level in (0, 255))
@@ -440,7 +438,9 @@ class _Person:
     def look(self, view: _View, x: int, lifts: Sequence[int]) -> tuple[int, int, int]:
         """Adds a frame's evidence; returns the fitted x, lift and facing."""
         at = [(x + dx, lift) for dx in (-1, 0, 1) for lift in lifts]
-        tables = {facing: view.errors(at, _body_sprites(self.kind, self.camera, facing)) for facing in (-1, 1)}
+        tables = {
+            facing: view.errors(at, _body_sprites(self.kind, self.camera, facing)) for facing in (-1, 1)
+        }
         fits = {facing: table.min(1) for facing, table in tables.items()}
         if self.kind is Fish:  # a round body fits well enough the wrong way round; the tail doesn't
             for facing in fits:

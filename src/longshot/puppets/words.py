@@ -6,7 +6,16 @@ import re
 
 import numpy as np
 
-from longshot.puppets.world import WIDTH, Acting, Character, Fish, PuppetScene, PuppetShot, theme_of, walk_direction
+from longshot.puppets.world import (
+    WIDTH,
+    Acting,
+    Character,
+    Fish,
+    PuppetScene,
+    PuppetShot,
+    theme_of,
+    walk_direction,
+)
 
 # Attribute value -> its words, the plain one first. About half of all captions use the plain one.
 MEANINGS: dict[str, tuple[str, ...]] = {
@@ -139,7 +148,8 @@ def _an(phrase: str) -> str:
 
 
 def describe(character: Character, rng: np.random.Generator, *, named: bool | None = None) -> str:
-    """`Mia, a crimson puppet with spots and a blue top hat`, `a yellow fish with a red tail`; the name is left out half of the time."""
+    """`Mia, a crimson puppet with spots and a blue top hat`, or `a yellow fish with a red tail`: half of the time without the
+    name."""
     named = rng.random() < 0.5 if named is None else named
     body = say(rng, character.body)
     if isinstance(character, Fish):
@@ -215,8 +225,8 @@ def global_caption(scene: PuppetScene, rng: np.random.Generator) -> str:
     text = _characters_text(scene, tuple(range(len(scene.characters))), rng)
     text += f"[Environment] {place_text(scene.environment, scene.time, rng)}."
     if len(scene.characters) == 1 and rng.random() < 0.25:
-        stories = _STORIES_ONE if theme_of(scene.characters) == "puppets" else _STORIES_ONE[1:]  # fish don't walk
-        text += f" [Story] {_pick(rng, stories)}"
+        walks = theme_of(scene.characters) == "puppets"
+        text += f" [Story] {_pick(rng, _STORIES_ONE if walks else _STORIES_ONE[1:])}"
     elif len(scene.characters) > 1 and rng.random() < 0.12:
         text += f" [Story] {_pick(rng, _STORIES_TWO)}"
     return text

@@ -40,7 +40,8 @@ MAX_OFFSET = 40  # the panorama reaches this many pixels to either side of its m
 
 Theme = Literal["puppets", "reef"]
 
-# Where characters may start (x of the feet, of a fish its middle, pixels), where they may go, and how near two may come, for each camera.
+# Where characters may start (x of the feet, of a fish its middle, pixels), where they may go, and how near two may come, for
+# each camera.
 PLACES = {"wide": (10.0, 24.0, 38.0), "medium": (13.0, 24.0, 35.0), "close": (19.0, 24.0, 29.0)}
 BOUNDS = {"wide": (7.0, 41.0), "medium": (9.0, 39.0), "close": (15.0, 33.0)}
 APART = {"wide": 15.0, "medium": 18.0, "close": 48.0}

@@ -126,7 +126,9 @@ class AttributeReaders(nn.Module):
         self.text = nn.Linear(width, self.edges[-1])
         self.video = nn.Linear(width, self.edges[-1])
 
-    def losses(self, scores: Float[Tensor, "rows classes"], labels: Int64[Tensor, "rows attributes"]) -> Tensor:
+    def losses(
+        self, scores: Float[Tensor, "rows classes"], labels: Int64[Tensor, "rows attributes"]
+    ) -> Tensor:
         """The cross-entropy of each row, summed over what it says; 0 for a row that says nothing."""
         each = (
             F.cross_entropy(scores[:, a:b], labels[:, i], ignore_index=UNSAID, reduction="none")

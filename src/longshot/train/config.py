@@ -9,7 +9,6 @@ from longshot.puppets.world import ACTIONS
 from longshot.train.puppets import StreamConfig
 from longshot.train.shards import ShardStream
 
-
 Precision = Literal["fp32", "bf16"]
 
 

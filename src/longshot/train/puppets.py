@@ -76,9 +76,10 @@ class StreamConfig:
     scenes: examples a step over all ranks. single: share of them that are one shot with one prompt (keeps the base's
     ability, LCT sec. 3.2). shots: range of shots a scene, both ends included. frames: lengths to draw a shot's from.
     reef: chance that an example is of the reef and its fish. takes: chance that a scene is one take, each shot going on without a
-    cut. image: chance that a shot is replaced by one of its own frames (what makes image conditions work). drop_text: chance that an example loses all its words (for guidance);
-    drop_global: that it loses only its global prompt. portraits: that a scene begins with a picture of one of its people
-    before a plain backdrop, and as often again of its place, as composition is given them (LCT sec. 4.3), in either order;
+    cut. image: chance that a shot is replaced by one of its own frames (what makes image conditions work). drop_text: chance that
+    an example loses all its words (for guidance); drop_global: that it loses only its global prompt. portraits: that a scene
+    begins with a picture of one of its characters before a plain backdrop, and as often again of its place, as composition is
+    given them (LCT sec. 4.3), in either order;
     such a scene has at most `LONGEST` shots besides. misled: that what the noisy shots show contradicts what words and clean
     shots say of people's looks (`train/loop.py`, `noised`).
     """
@@ -113,7 +114,12 @@ def draw_example(rng: np.random.Generator, config: StreamConfig) -> Example:
     """One example, rendered and captioned."""
     theme: Theme = "reef" if config.reef and rng.random() < config.reef else "puppets"
     draw = partial(
-        draw_scene, theme=theme, actions=config.actions, cameras=config.cameras, p_pan=config.pan, p_pair=config.pair
+        draw_scene,
+        theme=theme,
+        actions=config.actions,
+        cameras=config.cameras,
+        p_pan=config.pan,
+        p_pair=config.pair,
     )
     if config.shots[1] == 1 or rng.random() < config.single:
         scene = draw(rng, 1, config.frames)

@@ -32,7 +32,8 @@ class Order:
     """What is to be trained, and how. See `longshot train`.
 
     stage: one of `STAGES`, or all. init: weights that the first stage starts from; of a LoRA, another one that is merged into the
-    base before. steps, lr, attributes, precision: instead of the recipe's. lora: the rank of a LoRA over `base`, 0 to train all weights.
+    base before. steps, lr, attributes, precision: instead of the recipe's. lora: the rank of a LoRA over `base`, 0 to train all
+    weights.
     recompute: whether a pretrained base's activations are made again in the backward pass, auto where it is large.
     """
 
