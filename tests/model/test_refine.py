@@ -104,8 +104,7 @@ def test_a_refiner_that_is_left_out_changes_nothing():
     net.load_state_dict(PLAIN.state_dict(), strict=False)
     given_ = inputs(layout, net)
     assert not torch.equal(net(*given_, layout), PLAIN(*given_, layout))
-    net.refines = False
-    assert torch.equal(net(*given_, layout), PLAIN(*given_, layout))
+    assert torch.equal(net(*given_, layout, refine=False), PLAIN(*given_, layout))
 
 
 def test_only_shots_below_a_noise_level_are_corrected():

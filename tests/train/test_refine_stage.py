@@ -113,19 +113,12 @@ def test_a_stage_that_draws_levels_at_which_the_refiner_is_not_asked_is_refused(
         Trainer(base, REFINING, tmp_path)
 
 
-def test_the_refiner_is_left_aside_in_every_step_of_a_transformer_and_back_after_a_run_that_was_stopped(
-    tmp_path,
-):
-    base, seen = with_refiner(), []
-
-    def note(row):
-        seen.append(base.network.refines)
-        if len(seen) == 1:
-            raise KeyboardInterrupt
-
-    trainer = Trainer(base, replace(REFINING, steps=3, learns="transformer"), tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run(workers=0, on_step=note)
-    assert base.network.refines
-    trainer.run(workers=0, on_step=note)
-    assert base.network.refines and seen == [False] * 3
+def test_a_transformer_learns_as_if_it_had_no_refiner(tmp_path):
+    config = replace(REFINING, steps=3, learns="transformer")
+    base, bare = with_refiner(), tiny_base()
+    torch.nn.init.normal_(base.network.refiner.leave.weight)  # it would change every answer
+    bare.network.load_state_dict(of_refiner(base, False))
+    assert bare.config.network.refines_below == base.config.network.refines_below
+    for k, each in enumerate((base, bare)):
+        Trainer(each, config, tmp_path / str(k)).run(workers=0)
+    assert same(of_refiner(base, False), bare.network.state_dict())

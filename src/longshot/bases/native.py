@@ -180,8 +180,11 @@ class NativeBase:
         past: Sequence[Context] | None = None,
         keep: list[tuple[Tensor, Tensor]] | None = None,
         features: list[Tensor] | None = None,
+        refine: bool = True,
     ) -> Float[Tensor, "video channels"]:
-        out = self.network(z, text, sigma, layout, visibility, past, self.kernel, keep, features).float()
+        """features, refine: see `MMDiT.forward`."""
+        more = {"keep": keep, "features": features, "refine": refine}
+        out = self.network(z, text, sigma, layout, visibility, past, self.kernel, **more).float()
         if self.config.network.predicts == "velocity":
             return out
         return velocity_from_clean(z.float(), out, per_token(sigma, layout))

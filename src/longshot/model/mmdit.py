@@ -239,7 +239,6 @@ class MMDiT(nn.Module):
                 config.patch, config.refiner_width, config.refiner_depth, config.width, config.cond_width
             )
         self.recompute_activations = False
-        self.refines = True  # False leaves the refiner out, while the rest is trained
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -323,12 +322,14 @@ class MMDiT(nn.Module):
         kernel: Kernel = "prefix",
         keep: list[tuple[Tensor, Tensor]] | None = None,
         features: list[Tensor] | None = None,
+        refine: bool = True,
     ) -> Float[Tensor, "video channels"]:
         """The prediction for each row of z.
 
         text: features from `text_refiner`, the computed groups' prompts joined. sigma: one level a computed group.
         past: a `Context` a scene for layouts with remembered groups. keep: a list that receives every layer's unrotated
         keys and values of the computed tokens. features: a list that receives the video stream after every block.
+        refine: False leaves the pixel refiner out.
         """
         if len(z) != layout.num_video or len(text) != layout.num_text or len(sigma) != len(layout.groups):
             raise ValueError(
@@ -380,7 +381,7 @@ class MMDiT(nn.Module):
             out = out + self.detail_down(F.silu(self.detail_up(torch.cat([last, noisy], 1))))
         low = (sigma <= self.config.refines_below).tolist()
         chosen = [s and g.shot != GLOBAL for s, g in zip(low, layout.groups, strict=True)]
-        refiner = self.refiner if self.refines and any(chosen) else None
+        refiner = self.refiner if refine and any(chosen) else None
         told = out[:, :0] if refiner is None else refiner.told(last)
         if not isinstance(kernel, str):
             joined = kernel.join(torch.cat([out, told], 1), ~layout.queries.is_text)

@@ -87,11 +87,12 @@ def own_guess(
     visibility: Visibility,
     ahead: Float[Tensor, " groups"],
     eps: Float[Tensor, "video channels"],
+    refine: bool = True,
 ) -> Float[Tensor, "video channels"]:
     """What the network takes the clean latents for at the noise levels `ahead`, where a sampler was a few steps before."""
     level = per_token(ahead, layout)
     z_t = add_noise(z_0, eps, level)
-    return z_t - level * base.velocity(z_t, text, ahead, layout, visibility)
+    return z_t - level * base.velocity(z_t, text, ahead, layout, visibility, refine=refine)
 
 
 def noise_over(

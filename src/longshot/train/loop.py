@@ -135,12 +135,17 @@ def batch_loss(
     visibility: Visibility,
     readers: AttributeReaders | None = None,
     before: tuple[Tensor, Tensor] | None = None,
+    refine: bool = True,
 ) -> BatchLoss:
-    """The losses of a batch at given noise. before: the levels and noise that the network guesses at first (`own_guess`)."""
+    """The losses of a batch at given noise. before: the levels and noise that the network guesses at first (`own_guess`).
+
+    refine: False leaves a native base's refiner of pixels out.
+    """
     texts = base.encode_text(batch.prompts) if batch.texts is None else batch.texts
     if before is not None:
         assert isinstance(base, NativeBase)
-        guess = own_guess(base, batch.z_0, torch.cat(list(texts)), batch.layout, visibility, *before)
+        text = torch.cat(list(texts))
+        guess = own_guess(base, batch.z_0, text, batch.layout, visibility, *before, refine=refine)
         z_t, v = noise_over(guess, batch.z_0, batch.layout, sigma, eps)
     else:
         evidence = None
@@ -148,8 +153,10 @@ def batch_loss(
             evidence = false_evidence(base, batch.examples, batch.z_0, batch.layout)
         z_t, v = noised(batch.z_0, evidence, batch.layout, sigma, eps)
     features: list[Tensor] = []
-    seen: dict[str, Any] = {} if readers is None else {"features": features}
-    v_hat = base.velocity(z_t, torch.cat(list(texts)), sigma, batch.layout, visibility, **seen)
+    more: dict[str, Any] = {"refine": refine} if isinstance(base, NativeBase) else {}
+    if readers is not None:
+        more["features"] = features
+    v_hat = base.velocity(z_t, torch.cat(list(texts)), sigma, batch.layout, visibility, **more)
     weighted = sigma if isinstance(base, NativeBase) and base.config.network.predicts == "clean" else None
     flow, each = flow_loss(v_hat, v, batch.layout, weighted)
     attributes = torch.zeros((), device=flow.device)
@@ -203,19 +210,19 @@ def deferred_interrupt() -> Generator[Callable[[], bool]]:
 
 
 def _choose_what_learns(network: MMDiT, config: StageConfig) -> None:
-    """Freezes the other part, and leaves the refiner out of a pass in which it doesn't learn.
+    """Freezes the other part.
 
     UserError for a refiner that isn't there, and for one that some steps wouldn't ask: nothing would learn in them.
     """
-    network.requires_grad_(config.learns == "transformer")
-    network.refines = config.learns == "refiner"
+    refiner_learns = config.learns == "refiner"
+    network.requires_grad_(not refiner_learns)
     if network.refiner is not None:
-        network.refiner.requires_grad_(network.refines)
-    elif network.refines:
+        network.refiner.requires_grad_(refiner_learns)
+    elif refiner_learns:
         raise UserError(
             "this network has no pixel refiner to train; give --stage single, lct or causal, and --init"
         )
-    if network.refines and config.sigma.most > network.config.refines_below:
+    if refiner_learns and config.sigma.most > network.config.refines_below:
         raise UserError(
             f"stage {config.name}: draws noise levels up to {config.sigma.most:g}, and this network asks its refiner only up to "
             f"{network.config.refines_below:g}; set sigma.most to that"
@@ -252,6 +259,7 @@ class Trainer:
         self.network: Any = getattr(base, "network")  # noqa: B009 - every base has one
         self.device: torch.device = getattr(base, "device")  # noqa: B009
         self.ranks = ranks or Ranks()
+        self.refine = lora is not None or config.learns == "refiner"
         if lora is None and not isinstance(base, NativeBase):
             raise UserError(f"{base.spec.name}: a pretrained base is trained by LoRA; give --lora RANK")
         if "ulysses" in parallel and self.ranks.count > 1 and config.attributes:
@@ -347,7 +355,9 @@ class Trainer:
             ahead, eps_before = self._noise(batch.layout, indices, salt=1)
             before = sigma + AHEAD * ahead * (1 - sigma), eps_before
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = batch_loss(self.base, batch, sigma, eps, config.visibility, self.readers, before)
+            loss = batch_loss(
+                self.base, batch, sigma, eps, config.visibility, self.readers, before, self.refine
+            )
         num_shots = sum(g.shot != GLOBAL for g in batch.layout.groups)
         share = num_shots / self.shared.sum(torch.tensor(float(num_shots))).item()
         ((loss.flow + config.attributes * loss.attributes) * share).backward()
@@ -386,8 +396,6 @@ class Trainer:
         Ctrl-C finishes the step, saves, and raises KeyboardInterrupt; the same call goes on from there.
         """
         stop = min(self.config.steps, until or self.config.steps)
-        if isinstance(self.base, NativeBase) and self.lora is None:
-            self.network.refines = self.config.learns == "refiner"
         try:
             self._steps(stop, workers, checkpoint_seconds, on_step)
         except KeyboardInterrupt:
@@ -400,9 +408,6 @@ class Trainer:
                     self.config.steps,
                 )
             raise
-        finally:
-            if isinstance(self.base, NativeBase):
-                self.network.refines = True  # whoever goes on with this base samples with all of it
         self.save()
         return self.export()
 
