@@ -35,6 +35,7 @@ WAYS = {  # the commands that make each film, as (command, more arguments)
     "return": [("sample", [])],
     "words": [("sample", [])],
     "places": [("sample", [])],
+    "reef": [("sample", [])],
     "story20": [("sample", ["--mode", "causal", "--history", "relevant"])],
     "extension": [("sample", ["--mode", "causal", "--save-context"]), ("extend", EXTEND)],
     "interpolation": [("interpolate", [])],

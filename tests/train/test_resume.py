@@ -69,8 +69,12 @@ def test_the_averaged_weights_are_exported_as_a_base(straight):
 
 
 def start(folder: Path, steps: int) -> subprocess.Popen:
-    """A run in a process of its own, as a terminal starts it: with a process group that Ctrl-C reaches as a whole."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    """A run in a process of its own, as a terminal starts it: with a process group that Ctrl-C reaches as a whole.
+
+    It has as many threads as the runs of this process: on some processors another number rounds otherwise.
+    """
+    threads = str(torch.get_num_threads())
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": threads}
     command = [sys.executable, str(Path(__file__).with_name("small_run.py")), str(folder), str(steps)]
     return subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -30,8 +30,8 @@ Result = dict[str, Tensor]  # "loss", and the gradient of every weight
 class DoubleBase(NativeBase):
     """The native base in float64, so that rounding can't hide a missing gradient."""
 
-    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None, features=None):
-        return self.network(z, text, sigma, layout, visibility, past, self.kernel, keep, features)
+    def velocity(self, z, text, sigma, layout, visibility, past=None, **more):
+        return self.network(z, text, sigma, layout, visibility, past, self.kernel, **more)
 
 
 def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase:

@@ -238,7 +238,8 @@ def _fingerprint_of_frozen(network: MMDiT) -> str | None:
 class Trainer:
     """One stage of one run in one folder: `log.jsonl`, `checkpoint.safetensors`, and at the end `weights.safetensors`.
 
-    A folder that holds a checkpoint is gone on with, bit for bit: examples and noise are functions of (seed, step). With `lora`
+    A folder that holds a checkpoint is gone on with, bit for bit where the processor and the number of threads are the same:
+    examples and noise are functions of (seed, step). With `lora`
     only low-rank layers learn, only they are saved, and `lora.safetensors` is what comes out. parallel: how several processes
     share the run; a checkpoint is the same for all ways and goes on under another one, with rounding of its own.
 
