@@ -124,21 +124,18 @@ def causal_refine(steps: int = 400) -> StageConfig:
 
 
 def causal(steps: int = 1200) -> StageConfig:
-    """Stage 3: the context-causal fine-tune (LCT sec. 3.3)."""
-    stream = replace(FILM, single=0.2)
-    sigma = SigmaDraw(mean=1.3, std=1.65, causal_history=True, shared=0.15, history=0.6)
-    return StageConfig(
-        "causal",
-        steps,
-        stream,
-        "causal",
-        sigma,
+    """Stage 3: the context-causal fine-tune (LCT sec. 3.3), on the scenes of stage 2."""
+    before = lct(steps)
+    return replace(
+        before,
+        name="causal",
+        stream=replace(FILM, single=0.2),
+        visibility="causal",
+        sigma=replace(before.sigma, causal_history=True, shared=0.15, history=0.6),
         lr=4e-4,
         warmup=50,
         decay=0.9,
         ema=0.99,
-        attributes=0.05,
-        grain=0.25,
         seed=3,
     )
 
