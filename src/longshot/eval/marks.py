@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from longshot.eval.metrics import Mark
 from longshot.puppets.score import read_shot
-from longshot.puppets.world import Character, Fish, Puppet, PuppetScene
+from longshot.puppets.world import Fish, Puppet, PuppetScene, look
 
 LOOK = tuple(dict.fromkeys(Puppet.LOOK + Fish.LOOK))
 """All that can be seen of a character; a person has no tail, and a fish no hat."""
@@ -28,11 +28,6 @@ class View:
 
 
 Views = Mapping[int, View]  # of one scene, by shot number
-
-
-def look(character: Character) -> dict[str, str]:
-    """What a character looks like."""
-    return {name: getattr(character, name) for name in character.LOOK}
 
 
 def told(scene: PuppetScene, number: int) -> View:

@@ -75,6 +75,11 @@ class Fish:
 Character = Puppet | Fish
 
 
+def look(character: Character) -> dict[str, str]:
+    """What a character looks like: its attributes but for the name."""
+    return {name: getattr(character, name) for name in character.LOOK}
+
+
 @dataclass(frozen=True)
 class Acting:
     """What one character does in a shot: `who` indexes the scene's characters (0-based, `Character who+1`)."""

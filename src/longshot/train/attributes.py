@@ -28,6 +28,7 @@ from longshot.puppets.world import (
     REEF,
     TIMES,
     PuppetScene,
+    look,
     screen_x,
 )
 from longshot.train.puppets import Example
@@ -88,8 +89,7 @@ def said(example: Example, group: int, prompt: str) -> tuple[list[int], Labels]:
 
 
 def _look(scene: PuppetScene, who: int) -> list[int]:
-    character = scene.characters[who]
-    return _labels(scene, **{name: getattr(character, name) for name in character.LOOK})[:_ACTION]
+    return _labels(scene, **look(scene.characters[who]))[:_ACTION]
 
 
 def shown(example: Example, shot: int, grid: tuple[int, int, int], spec: Spec) -> Labels:
