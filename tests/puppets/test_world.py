@@ -58,7 +58,8 @@ def test_a_shot_without_a_cut_starts_where_the_one_before_ended(drawn):
         for then, now in zip(before.cast, shot.cast, strict=True):
             assert now.x == screen_x(then, before, before.frames)
             assert now.facing_before == then.facing
-            assert now.action != then.action
+            floats_on = scene.environment == "reef" and now.action == then.action == "stand"
+            assert now.action != then.action or floats_on  # fish that have no room to swim; people can wave
 
 
 @given(arguments)

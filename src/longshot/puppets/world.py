@@ -253,7 +253,7 @@ def _draw_cut(
 def _draw_continuation(
     rng: np.random.Generator, before: PuppetShot, frames: int, p_pan: float, actions: Sequence[str]
 ) -> PuppetShot:
-    """The next event of the same take: it starts from the exact end state of `before`."""
+    """The next event of a take: it starts from the exact end state of `before`, and is another action where that is legal."""
     start = replace(before, frames=frames, cut=False, offset=before.offset + before.pan * before.frames)
     for attempt in range(64):
         still = attempt == 63
