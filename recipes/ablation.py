@@ -40,6 +40,7 @@ WORLD = replace(
     cameras=("medium",),
     pan=0.0,
     pair=0.0,
+    reef=0.0,
     takes=0.0,
     image=0.05,
     portraits=0.0,
