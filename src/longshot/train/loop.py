@@ -142,9 +142,9 @@ def batch_loss(
     refine: False leaves a native base's refiner of pixels out.
     """
     texts = base.encode_text(batch.prompts) if batch.texts is None else batch.texts
+    text = torch.cat(list(texts))
     if before is not None:
         assert isinstance(base, NativeBase)
-        text = torch.cat(list(texts))
         guess = own_guess(base, batch.z_0, text, batch.layout, visibility, *before, refine=refine)
         z_t, v = noise_over(guess, batch.z_0, batch.layout, sigma, eps)
     else:
@@ -156,7 +156,7 @@ def batch_loss(
     more: dict[str, Any] = {"refine": refine} if isinstance(base, NativeBase) else {}
     if readers is not None:
         more["features"] = features
-    v_hat = base.velocity(z_t, torch.cat(list(texts)), sigma, batch.layout, visibility, **more)
+    v_hat = base.velocity(z_t, text, sigma, batch.layout, visibility, **more)
     weighted = sigma if isinstance(base, NativeBase) and base.config.network.predicts == "clean" else None
     flow, each = flow_loss(v_hat, v, batch.layout, weighted)
     attributes = torch.zeros((), device=flow.device)
