@@ -62,17 +62,18 @@ class NativeConfig:
 
 
 def tiny() -> NativeConfig:
-    """The base that ships with longshot: 9M parameters, 48x32 pixels at 8 frames a second."""
+    """The base that ships with longshot: 12M parameters, 48x32 pixels at 8 frames a second."""
     network = MMDiTConfig(
         channels=TINY_SPEC.channels,
         text_dim=128,
         width=192,
-        depth=6,
+        depth=8,
         heads=4,
         cond_width=96,
-        detail_width=384,
+        detail_width=896,
         patch=TINY_SPEC.stride,
-        refiner_width=48,
+        refiner_width=64,
+        refiner_depth=3,
         refines_below=0.7,
         rope=TINY_SPEC.rope,
     )

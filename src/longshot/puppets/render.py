@@ -376,8 +376,8 @@ class _Pose:
             1: zero,
         }  # how far an arm is up, 0..1; a raised one is longer and its hand larger
         if action == "wave":
-            up = _ease((f + 0.5) / 2.5) * _ease((shot.frames - f) / 2.5) * (f > 0)
-            self.arm[acting.facing] = up * (2.0 + 0.36 * np.sin(2 * np.pi * f / 8))
+            up = _ease((f + 0.5) / 2) * _ease((shot.frames - f) / 2) * (f > 0)
+            self.arm[acting.facing] = up * (2.0 + 0.12 * np.sin(2 * np.pi * f / 8))
             self.raised[acting.facing] = up
         elif walk_direction(action):
             for side in (-1, 1):
@@ -450,9 +450,9 @@ def _paint_person(rgb, u0, v0, pose: _Pose, puppet: Puppet, camera: str):
         angle, length = _shape(pose.arm[side]) + 0.42, 5.6 + 2.4 * raised
         su, sv = side * 4.4, 10.4
         hand_u, hand_v = su + length * side * np.sin(angle), sv - length * np.cos(angle)
-        arm = capsule(p.u, p.v, su, sv, hand_u, hand_v, 1.35 + 0.25 * raised)
+        arm = capsule(p.u, p.v, su, sv, hand_u, hand_v, 1.35 + 0.55 * raised)
         if raised.max() > 0:
-            arm = np.minimum(arm, circle(p.u, p.v, hand_u, hand_v, 1.35 + 0.95 * raised))
+            arm = np.minimum(arm, circle(p.u, p.v, hand_u, hand_v, 1.35 + 1.25 * raised))
         p.paint(arm, body)
     p = whole.band(0.5, 13.5)
     d = p.paint(box(p.u, p.v, 0, 7.0, 5.4, 5.9, 4.6), body)

@@ -253,13 +253,15 @@ def _draw_cut(
 def _draw_continuation(
     rng: np.random.Generator, before: PuppetShot, frames: int, p_pan: float, actions: Sequence[str]
 ) -> PuppetShot:
-    """The next event of a take: it starts from the exact end state of `before`, and is another action where that is legal."""
+    """The next event of a take: it starts from the exact end state of `before`; mostly, and where that is legal, everybody does
+    something else, and now and then goes on."""
     start = replace(before, frames=frames, cut=False, offset=before.offset + before.pan * before.frames)
+    goes_on = rng.random() < 0.25
     for attempt in range(64):
         still = attempt == 63
         cast = []
         for acting in before.cast:
-            others = [a for a in actions if a != acting.action] or list(actions)
+            others = list(actions) if goes_on else [a for a in actions if a != acting.action] or list(actions)
             action = "stand" if still else str(rng.choice(others))
             facing = walk_direction(action) or acting.facing
             cast.append(

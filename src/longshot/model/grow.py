@@ -1,0 +1,82 @@
+"""Makes a trained native network larger without changing what it answers, so that training goes on from where it was."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from longshot.model.mmdit import MMDiT, Stream
+
+GATES = (
+    2,
+    5,
+)  # of a stream's six modulations, those that let the attention and the MLP into the residual stream
+
+
+@torch.no_grad()
+def grow(
+    network: MMDiT,
+    doubled: Collection[int] = (),
+    detail_width: int | None = None,
+    refiner: tuple[int, int] | None = None,
+    seed: int = 0,
+) -> MMDiT:
+    """A larger network with the weights of `network`; only a new refiner changes an answer, which it leaves uncorrected at first.
+
+    doubled: blocks (0-based) that are followed by a copy of themselves with closed gates (adaLN-Zero, Peebles & Xie 2023,
+    sec. 3.2), which is the identity until it learns. detail_width: of the wider detail head, whose new units add nothing at
+    first (Net2Net, Chen et al. 2016, has copies there). refiner: width and depth of a fresh pixel refiner, None to keep the
+    network's own. Raises ValueError for a block that isn't there or a head that would shrink.
+    """
+    old = network.config
+    hidden = old.detail_width if detail_width is None else detail_width
+    if strange := [b for b in doubled if not 0 <= b < old.depth]:
+        raise ValueError(f"block {strange[0]} can't be doubled: there are blocks 0 to {old.depth - 1}")
+    if hidden < old.detail_width:
+        raise ValueError(f"a detail head of {old.detail_width} units can't grow to {hidden}")
+    config = replace(old, depth=old.depth + len(set(doubled)), detail_width=hidden)
+    if refiner is not None:
+        config = replace(config, refiner_width=refiner[0], refiner_depth=refiner[1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        larger = MMDiT(config)
+        larger.initialise()
+    larger.to(network.embed.weight)  # its device and precision
+    for name, part in network.named_children():
+        if name == "blocks":
+            _grow_blocks(part, larger.blocks, doubled)
+        elif name == "detail_up":
+            _first_rows(larger.detail_up, part)
+        elif name == "detail_down":
+            _first_columns(larger.detail_down, part)
+        elif name != "refiner" or refiner is None:
+            larger.get_submodule(name).load_state_dict(part.state_dict())
+    return larger
+
+
+def _grow_blocks(blocks: nn.Module, larger: nn.ModuleList, doubled: Collection[int]):
+    places = iter(larger)
+    for i, block in enumerate(blocks.children()):
+        next(places).load_state_dict(block.state_dict())
+        if i in doubled:
+            copy = next(places)
+            copy.load_state_dict(block.state_dict())
+            for stream in copy.children():
+                assert isinstance(stream, Stream) and stream.modulation is not None
+                for part in stream.modulation.parameters():
+                    for gate in GATES:
+                        part.unflatten(0, (6, -1))[gate] = 0
+
+
+def _first_rows(wide: nn.Linear | None, narrow: nn.Module):
+    assert wide is not None and isinstance(narrow, nn.Linear)
+    wide.weight[: narrow.out_features] = narrow.weight
+    wide.bias[: narrow.out_features] = narrow.bias
+
+
+def _first_columns(wide: nn.Linear | None, narrow: nn.Module):
+    assert wide is not None and isinstance(narrow, nn.Linear)
+    wide.weight.zero_()
+    wide.weight[:, : narrow.in_features] = narrow.weight
+    wide.bias.copy_(narrow.bias)

@@ -1,0 +1,50 @@
+"""A network that grew answers as it did, and learns with what is new in it."""
+
+import pytest
+import torch
+
+from core_fixtures import inputs, network, quiet
+from longshot.layout import Group, Layout, global_group
+from longshot.model.grow import grow
+from longshot.model.mmdit import MMDiT
+
+pytestmark = quiet
+
+EXACT = 1e-10  # float64, longer sums with zeros in them
+
+SMALL = network(channels=24, depth=3, detail_width=5, patch=(2, 2, 2), refiner_width=8, refiner_depth=1)
+LAYOUT = Layout.single(global_group(2), Group(1, 3, (2, 2, 1)), Group(2, 1, (1, 2, 2)))
+
+
+def answer(net: MMDiT, refine: bool = True) -> torch.Tensor:
+    z, text, sigma = inputs(LAYOUT, SMALL)
+    return net(z, text, sigma, LAYOUT, refine=refine)
+
+
+def test_a_network_that_grew_gives_the_same_answer():
+    larger = grow(SMALL, doubled=(0, 2), detail_width=11)
+    assert larger.config.depth == 5
+    assert larger.config.detail_width == 11
+    torch.testing.assert_close(answer(larger), answer(SMALL), rtol=0, atol=EXACT)
+
+
+def test_a_fresh_refiner_corrects_nothing_at_first():
+    larger = grow(SMALL, doubled=(1,), refiner=(12, 2))
+    torch.testing.assert_close(answer(larger), answer(SMALL, refine=False), rtol=0, atol=EXACT)
+    assert not torch.equal(answer(SMALL), answer(SMALL, refine=False))
+
+
+def test_what_is_new_learns():
+    larger = grow(SMALL, doubled=(0,), detail_width=11)
+    answer(larger).square().mean().backward()
+    gates = larger.blocks[1].video.modulation.weight.grad.unflatten(0, (6, -1))
+    assert gates[2].abs().max() > 0
+    assert gates[5].abs().max() > 0
+    assert larger.detail_down.weight.grad[:, 5:].abs().max() > 0
+
+
+def test_what_cannot_grow_is_named():
+    with pytest.raises(ValueError, match="block 3 can't be doubled: there are blocks 0 to 2"):
+        grow(SMALL, doubled=(3,))
+    with pytest.raises(ValueError, match="5 units can't grow to 4"):
+        grow(SMALL, detail_width=4)
