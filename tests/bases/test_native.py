@@ -148,7 +148,7 @@ def parameters(network) -> float:
 
 
 def test_presets_are_of_the_sizes_they_promise():
-    assert parameters(tiny().network) < 12e6
+    assert parameters(tiny().network) < 12.5e6  # two sets of weights in bf16: under 48 MiB
     assert 2.9e9 < parameters(native_3b().network) < 3.1e9
 
 

@@ -47,7 +47,7 @@ def fold(picture: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts, 1)
 
 
-def slow(refiner: PixelRefiner, coarse, z, told, cond, grid) -> torch.Tensor:
+def slow(refiner: PixelRefiner, coarse, z, told, cond, strength, grid) -> torch.Tensor:
     """One shot's corrected pixels, one frame after the other."""
     folded_patch = (PATCH[0], PATCH[1] // FOLD, PATCH[2] // FOLD)
     maps = [fold(pixels(x, grid, PATCH, 3)) for x in (coarse, z)]
@@ -56,14 +56,16 @@ def slow(refiner: PixelRefiner, coarse, z, told, cond, grid) -> torch.Tensor:
     for block in refiner.blocks:
         quarter, out = x.shape[1] // 4, []
         shift, scale = block.modulation(F.silu(cond)).chunk(2)
+        normed = x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt()
         for k, frame in enumerate(x):
-            mixed = frame.clone()
-            mixed[:quarter] = x[k - 1, :quarter] if k else 0
-            mixed[quarter : 2 * quarter] = x[k + 1, quarter : 2 * quarter] if k + 1 < len(x) else 0
+            mixed = normed[k].clone()
+            mixed[:quarter] = normed[k - 1, :quarter] if k else 0
+            mixed[quarter : 2 * quarter] = normed[k + 1, quarter : 2 * quarter] if k + 1 < len(x) else 0
             inner = block.first(mixed) * (1 + scale[:, None, None]) + shift[:, None, None]
             out.append(frame + block.second(F.silu(inner)))
         x = torch.stack(out)
-    change = torch.stack([refiner.leave(F.silu(frame)) for frame in x])
+    x = x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    change = strength * torch.stack([refiner.leave(F.silu(frame)) for frame in x])
     picture = pixels(coarse, grid, PATCH, 3)
     for i, (p, q) in enumerate((p, q) for p in range(FOLD) for q in range(FOLD)):
         picture[:, :, p::FOLD, q::FOLD] += change[:, 3 * i : 3 * i + 3]
@@ -77,14 +79,15 @@ def test_packed_shots_of_any_sizes_equal_the_slow_reference_shot_by_shot(groups,
     coarse, z = (noise(seed + k, layout.num_video, CHANNELS) for k in (0, 1))
     told = noise(seed + 2, layout.num_video, refiner.told.out_features)
     cond = noise(seed + 3, len(layout.groups), NET.config.cond_width)
+    strength = noise(seed + 4, len(layout.groups))
     chosen = [k % 3 > 0 and g.shot != GLOBAL for k, g in enumerate(layout.groups)]
-    out = refiner(coarse, z, told, cond, layout, chosen)
+    out = refiner(coarse, z, told, cond, strength, layout, chosen)
     for i, (group, span) in enumerate(zip(layout.groups, layout.video_spans, strict=True)):
         rows = [x[span.slice] for x in (coarse, z, told)]
         if not chosen[i]:
             assert torch.equal(out[span.slice], rows[0])
             continue
-        wanted = slow(refiner, *rows, cond[i], group.grid)
+        wanted = slow(refiner, *rows, cond[i], strength[i], group.grid)
         found = pixels(out[span.slice], group.grid, PATCH, 3)
         assert torch.allclose(found, wanted, rtol=0, atol=EXACT)
 
@@ -122,9 +125,10 @@ def test_no_shot_is_corrected_by_what_another_one_shows():
     layout, refiner = Layout.single(*(Group(k, 1, (1, 1, 2)) for k in (1, 2))), refined(NET)
     coarse, z = noise(1, 4, CHANNELS), noise(2, 4, CHANNELS)
     told, cond = noise(3, 4, refiner.told.out_features), noise(4, 2, NET.config.cond_width)
-    before = refiner(coarse, z, told, cond, layout, [True] * 2)
+    one = torch.ones(2)
+    before = refiner(coarse, z, told, cond, one, layout, [True] * 2)
     z[2:] += 1
-    after = refiner(coarse, z, told, cond, layout, [True] * 2)
+    after = refiner(coarse, z, told, cond, one, layout, [True] * 2)
     assert torch.equal(before[:2], after[:2]) and not torch.equal(before[2:], after[2:])
 
 
@@ -132,11 +136,23 @@ def test_a_patch_is_corrected_by_what_the_one_beside_it_shows():
     layout, refiner = Layout.single(Group(1, 1, (1, 1, 2))), refined(NET)
     coarse, z = noise(1, 2, CHANNELS), noise(2, 2, CHANNELS)
     told, cond = noise(3, 2, refiner.told.out_features), noise(4, 1, NET.config.cond_width)
-    before = refiner(coarse, z, told, cond, layout, [True])
+    before = refiner(coarse, z, told, cond, torch.ones(1), layout, [True])
     z[1] += 1
-    assert not torch.equal(before[0], refiner(coarse, z, told, cond, layout, [True])[0])
+    assert not torch.equal(before[0], refiner(coarse, z, told, cond, torch.ones(1), layout, [True])[0])
 
 
 def test_patches_that_cannot_be_folded_are_refused():
     with pytest.raises(ValueError, match="even height and width"):
         PixelRefiner((4, 3, 8), 8, 1, 16, 8)
+
+
+@pytest.mark.parametrize(("predicts", "share"), [("clean", 0.5), ("velocity", 1.0)])
+def test_a_clean_answer_is_corrected_in_proportion_to_the_noise_and_a_velocity_is_not(predicts, share):
+    layout = Layout.single(Group(1, 3, (1, 1, 2)))
+    net = network(channels=CHANNELS, patch=PATCH, refiner_width=8, predicts=predicts)
+    z, text, _ = inputs(layout, net)
+    seen = []
+    refined(net).leave.register_forward_hook(lambda module, given_, made: seen.append(made))
+    sigma = torch.tensor([0.5])
+    change = net(z, text, sigma, layout) - net(z, text, sigma, layout, refine=False)
+    assert change.abs().max().item() == pytest.approx(share * seen[0].abs().max().item(), abs=EXACT)

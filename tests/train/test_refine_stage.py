@@ -23,9 +23,9 @@ REFINING = replace(
 )
 
 
-def with_refiner() -> NativeBase:
+def with_refiner(width: int = 16, depth: int = 1) -> NativeBase:
     plain = tiny_base()
-    sizes = replace(plain.config.network, patch=plain.spec.stride, refiner_width=16, refiner_depth=1)
+    sizes = replace(plain.config.network, patch=plain.spec.stride, refiner_width=width, refiner_depth=depth)
     return NativeBase.fresh(NativeConfig(plain.spec, sizes))
 
 
@@ -57,8 +57,9 @@ def test_a_run_of_the_refiner_goes_on_bit_for_bit(tmp_path):
     assert same(one, two)
 
 
-def test_forty_steps_on_one_example_bring_the_refiner_nearer_to_it(tmp_path):
-    base, examples = with_refiner(), PuppetSteps(REFINING.stream, seed=5)[0]
+@pytest.mark.parametrize("depth", [1, 3])
+def test_forty_steps_on_one_example_bring_a_refiner_of_any_depth_nearer_to_it(depth, tmp_path):
+    base, examples = with_refiner(16 * depth, depth), PuppetSteps(REFINING.stream, seed=5)[0]
     batch = collate(base, examples)
     sigma, eps = draw_noise(batch.layout, base.spec.channels, REFINING, 10_000, range(len(examples)))
 

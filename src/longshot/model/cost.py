@@ -20,9 +20,9 @@ from longshot.model.rope import rotate, rotations, split_axes
 # from `Block.forward` op by op: modulation tables 12, two modulated norms 20, QK-norm 20, joining text and video 14, rotary
 # turns 18, gates 12, GELU 2 mlp_ratio. A remembered token is joined, and its key turned. `measure_machine` times 36 of them.
 TRAFFIC_NEW, TRAFFIC_PAST, TRAFFIC_MEASURED = 96, 17, 36
-# The same of the pixel refiner's maps, at its ends and a block: shifts 4, modulation 6, SiLU 2, skip 3; the rest is what
+# The same of the pixel refiner's maps, at its ends and a block: norm 5, shifts 4, modulation 6, SiLU 2, skip 3; the rest is what
 # convolutions lay out anew. Set so that a pass of the tiny base is predicted (75 ms without, 127 ms measured, one thread).
-TRAFFIC_REFINER_ENDS, TRAFFIC_REFINER_BLOCK = 16, 28
+TRAFFIC_REFINER_ENDS, TRAFFIC_REFINER_BLOCK = 21, 33
 # So many of its maps, and of a convolution's weights laid out anew, are alive at its peak.
 LIVE_REFINER, LIVE_KERNELS = 5, 3
 CALLS_A_BLOCK = 200  # operations a block issues, each with its fixed cost

@@ -388,11 +388,12 @@ class MMDiT(nn.Module):
             out, told = joined.split([out.shape[1], told.shape[1]], dim=1)
         if refiner is None:
             return out
+        strength = (sigma if self.config.predicts == "clean" else torch.ones_like(sigma)).to(out)
         if isinstance(kernel, str):
-            return refiner(out, z.to(out.dtype), told, cond, layout, chosen)
+            return refiner(out, z.to(out.dtype), told, cond, strength, layout, chosen)
         # Every process refines the whole sequence.
         weights: dict[str, Tensor] = {name: kernel.shared(p) for name, p in refiner.named_parameters()}
-        inputs = (out, z.to(out.dtype), told, kernel.shared(cond), layout, chosen)
+        inputs = (out, z.to(out.dtype), told, kernel.shared(cond), strength, layout, chosen)
         return functional_call(refiner, weights, inputs)
 
 

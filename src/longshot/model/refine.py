@@ -21,9 +21,15 @@ FEATURES = 8  # numbers a folded pixel is told by its token
 RGB = 3
 
 
+def pixel_norm(x: Tensor) -> Tensor:
+    """RMSNorm without weights over the channels of each pixel of x [frames, channels, height, width]. Without it sums grow from
+    block to block, and a fresh refiner dies within a hundred steps: its last SiLU sees large negative numbers only."""
+    return F.rms_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
+
+
 class RefinerBlock(nn.Module):
-    """Two convolutions and a skip. A quarter of the channels comes from the frame before, a quarter from the next one (temporal
-    shift, Lin et al., ICCV 2019), so neighbours in time are mixed at no cost."""
+    """A norm, two convolutions and a skip. A quarter of the channels comes from the frame before, a quarter from the next one
+    (temporal shift, Lin et al., ICCV 2019), so neighbours in time are mixed at no cost."""
 
     def __init__(self, width: int, cond_width: int):
         super().__init__()
@@ -33,10 +39,10 @@ class RefinerBlock(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor, has_before: Tensor, has_after: Tensor) -> Tensor:
         """x: [frames, channels, height, width]. cond: of each frame. has_before, has_after: 0 at a shot's ends, else 1."""
-        quarter = x.shape[1] // 4
-        before = torch.cat([x[:1], x[:-1]])[:, :quarter] * has_before
-        after = torch.cat([x[1:], x[-1:]])[:, quarter : 2 * quarter] * has_after
-        shifted = torch.cat([before, after, x[:, 2 * quarter :]], 1)
+        normed, quarter = pixel_norm(x), x.shape[1] // 4
+        before = torch.cat([normed[:1], normed[:-1]])[:, :quarter] * has_before
+        after = torch.cat([normed[1:], normed[-1:]])[:, quarter : 2 * quarter] * has_after
+        shifted = torch.cat([before, after, normed[:, 2 * quarter :]], 1)
         shift, scale = self.modulation(F.silu(cond))[:, :, None, None].chunk(2, dim=1)
         return x + self.second(F.silu(self.first(shifted) * (1 + scale) + shift))
 
@@ -77,12 +83,15 @@ class PixelRefiner(nn.Module):
         z: Float[Tensor, "video channels"],
         told: Float[Tensor, "video features"],
         cond: Float[Tensor, "groups cond"],
+        strength: Float[Tensor, " groups"],
         layout: Layout,
         chosen: Sequence[bool],
     ) -> Float[Tensor, "video channels"]:
         """The answer for each row, corrected in the chosen groups.
 
-        coarse: the transformer's answer. z: what it saw. told: `self.told` of its last features.
+        coarse: the transformer's answer. z: what it saw. told: `self.told` of its last features. strength: what a group's
+        correction is multiplied by, sigma for a clean answer, so that it is of one size at all noise levels (c_out of Karras et
+        al. 2022, sec. 5).
         """
         out = coarse
         groups = zip(layout.groups, chosen, strict=True)
@@ -93,18 +102,22 @@ class PixelRefiner(nn.Module):
                 np.concatenate([np.arange(layout.num_video)[layout.video_spans[i].slice] for i in own])
             ).to(coarse.device)
             lengths = [layout.groups[i].grid[0] * self.patch[0] for i in own]
-            correction = self._corrected(
+            frames = torch.tensor(np.repeat(own, lengths)).to(coarse.device)
+            correction = self._correction(
                 coarse.index_select(0, rows),
                 z.index_select(0, rows),
                 told.index_select(0, rows),
-                cond.index_select(0, torch.tensor(np.repeat(own, lengths)).to(coarse.device)),
+                cond.index_select(0, frames),
+                strength.index_select(0, frames),
                 lengths,
                 size,
             )
             out = out.index_add(0, rows, correction.to(out.dtype))
         return out
 
-    def _corrected(self, coarse, z, told, cond, lengths: list[int], size: tuple[int, int]) -> Tensor:
+    def _correction(
+        self, coarse, z, told, cond, strength, lengths: list[int], size: tuple[int, int]
+    ) -> Tensor:
         """What is to be added to the rows of shots whose frames have one size."""
         t, h, w = self.patch
         H, W = size
@@ -121,5 +134,5 @@ class PixelRefiner(nn.Module):
         x = self.enter(torch.cat(maps, 3).permute(0, 3, 1, 2))
         for block in self.blocks:
             x = block(x, cond, has_before, has_after)
-        x = self.leave(F.silu(x)).permute(0, 2, 3, 1)
+        x = (self.leave(F.silu(pixel_norm(x))) * strength[:, None, None, None]).permute(0, 2, 3, 1)
         return rearrange(x, f"{folded} -> (T H W) (t h p w q c)", **sizes, **folds)
