@@ -8,10 +8,8 @@ from torch import nn
 
 from longshot.model.mmdit import MMDiT, Stream
 
-GATES = (
-    2,
-    5,
-)  # of a stream's six modulations, those that let the attention and the MLP into the residual stream
+# Of a stream's six modulations, those that let the attention and the MLP into the residual stream.
+GATES = (2, 5)
 
 
 @torch.no_grad()
