@@ -44,12 +44,10 @@ def grow(
     for name, part in network.named_children():
         if name == "blocks":
             _grow_blocks(part, larger.blocks, doubled)
-        elif name == "detail_up":
-            _first_rows(larger.detail_up, part)
-        elif name == "detail_down":
-            _first_columns(larger.detail_down, part)
         elif name != "refiner" or refiner is None:
-            larger.get_submodule(name).load_state_dict(part.state_dict())
+            # Into the first rows and columns; of a wider detail head the rest stays fresh, and its way out stays 0.
+            for wide, narrow in zip(larger.get_submodule(name).parameters(), part.parameters(), strict=True):
+                wide[tuple(slice(n) for n in narrow.shape)] = narrow
     return larger
 
 
@@ -65,16 +63,3 @@ def _grow_blocks(blocks: nn.Module, larger: nn.ModuleList, doubled: Collection[i
                 for part in stream.modulation.parameters():
                     for gate in GATES:
                         part.unflatten(0, (6, -1))[gate] = 0
-
-
-def _first_rows(wide: nn.Linear | None, narrow: nn.Module):
-    assert wide is not None and isinstance(narrow, nn.Linear)
-    wide.weight[: narrow.out_features] = narrow.weight
-    wide.bias[: narrow.out_features] = narrow.bias
-
-
-def _first_columns(wide: nn.Linear | None, narrow: nn.Module):
-    assert wide is not None and isinstance(narrow, nn.Linear)
-    wide.weight.zero_()
-    wide.weight[:, : narrow.in_features] = narrow.weight
-    wide.bias.copy_(narrow.bias)

@@ -261,7 +261,7 @@ def _draw_continuation(
         still = attempt == 63
         cast = []
         for acting in before.cast:
-            others = list(actions) if goes_on else [a for a in actions if a != acting.action] or list(actions)
+            others = [a for a in actions if goes_on or a != acting.action] or list(actions)
             action = "stand" if still else str(rng.choice(others))
             facing = walk_direction(action) or acting.facing
             cast.append(
