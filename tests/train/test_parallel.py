@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,8 +29,16 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(folder, alone):
     """What two real processes returned for every job, by rank."""
-    torch.multiprocessing.spawn(two_ranks.main, (folder,), nprocs=2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(two_ranks.main, (folder, port), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def test_what_ends_well_leaves_its_process_group(results, folder):
+    """A process that ends inside one may abort when all its work is done, while threads of gloo still run."""
+    assert [(folder / f"{rank} parted").read_text() for rank in (0, 1)] == ["True", "True"]
 
 
 def assert_same(found, expected):

@@ -1,5 +1,6 @@
 """What each of two processes does in `test_parallel.py`: a file of its own, so that a process starts without pytest."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -170,10 +171,12 @@ def resumed(folder: Path, parallel: Parallel) -> Callable[[int], Result]:
     return job
 
 
-def main(rank: int, folder: Path) -> None:
-    """Runs every job as one of two ranks, and saves what it returned."""
+def main(rank: int, folder: Path, port: int) -> None:
+    """Runs every job as one of two ranks that torchrun would describe so, and saves what it returned, and, last, whether the
+    processes had parted."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     jobs: dict[str, Callable[[int], Result]] = {
         "data": data_parallel,
         "sharded": sharded,
@@ -190,5 +193,7 @@ def main(rank: int, folder: Path) -> None:
     jobs |= {f"resumed, {way}": resumed(folder, way) for way in ways}
     jobs |= {f"context {v}": context_parallel(v, "prefix") for v in VISIBILITIES}
     jobs["context dense"] = context_parallel("causal", "dense")
-    torch.save({name: job(rank) for name, job in jobs.items()}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    with Ranks.from_torchrun() as ranks:
+        assert ranks == Ranks(rank, 2)
+        torch.save({name: job(rank) for name, job in jobs.items()}, folder / f"{rank}.pt")
+    (folder / f"{rank} parted").write_text(str(not dist.is_initialized()))

@@ -9,6 +9,8 @@ Three ways, which add up. Each leaves the loss as it is and gradients that are p
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -44,15 +46,22 @@ class Ranks:
     count: int = 1
 
     @classmethod
-    def from_torchrun(cls) -> "Ranks":
-        """Joins the process group that `torchrun` describes, or stays alone when it doesn't."""
+    @contextmanager
+    def from_torchrun(cls) -> Iterator["Ranks"]:
+        """Joins the process group that `torchrun` describes, or stays alone when it doesn't.
+
+        What ends without an error leaves the group. A process that ends inside it may abort after all its work is done, since
+        threads of gloo outlive the interpreter. After an error nobody waits for the others, whom torchrun stops.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls()
+            yield cls()
+            return
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # Gradients lie on the device, but counts of shots on the CPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size())
+        yield cls(dist.get_rank(), dist.get_world_size())
+        dist.destroy_process_group()
 
     def named(self, name: str) -> str:
         """A file name for this rank: rank 0 keeps the plain one."""

@@ -153,19 +153,17 @@ def _run(order: Order, configs: Mapping[str, StageConfig]) -> None:
         raise UserError(
             f"{order.init}: has no pixel refiner to train; give --stage single, lct or causal, one by one, each with --init"
         )
-    ranks = Ranks.from_torchrun()
-    if ranks.count > 1:
-        torch.set_num_threads(1)
-    for place, (name, config) in enumerate(configs.items()):
-        reads = not (isinstance(config.stream, ShardStream) and config.stream.features)
-        base = order.start(name, place == 0, reads).to(order.device)
-        lora = LoraConfig(order.lora, base.fingerprint()) if order.lora else None
-        trainer = Trainer(base, config, order.out / name, ranks, lora, order.parallel)
-        if trainer.step >= config.steps:
-            continue
-        trainer.run(
-            order.workers, order.checkpoint_seconds, on_step=_reporter(name, config.steps, ranks.rank)
-        )
+    with Ranks.from_torchrun() as ranks:
+        if ranks.count > 1:
+            torch.set_num_threads(1)
+        for place, (name, config) in enumerate(configs.items()):
+            reads = not (isinstance(config.stream, ShardStream) and config.stream.features)
+            base = order.start(name, place == 0, reads).to(order.device)
+            lora = LoraConfig(order.lora, base.fingerprint()) if order.lora else None
+            trainer = Trainer(base, config, order.out / name, ranks, lora, order.parallel)
+            if trainer.step < config.steps:
+                report = _reporter(name, config.steps, ranks.rank)
+                trainer.run(order.workers, order.checkpoint_seconds, on_step=report)
 
 
 def _reporter(stage: str, steps: int, rank: int):
