@@ -48,7 +48,7 @@ def layouts(draw: st.DrawFn, past: bool = True, pad: bool = True) -> Layout:
     """Packs of up to three scenes, of which leading groups may lie in the past, with or without padding."""
     scenes = tuple(draw(st.lists(scene_groups(), min_size=1, max_size=3)))
     num_past = tuple(draw(st.integers(0, len(s) - 1)) if past else 0 for s in scenes)
-    rope = draw(st.sampled_from(["interleaved", "anchor"]))
+    rope = draw(st.sampled_from(["interleaved", "aligned", "anchor"]))
     return Layout(scenes, num_past, rope, draw(st.integers(0, 4)) if pad else 0)
 
 

@@ -8,10 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core_fixtures import layouts, many, quiet, scene_groups, visibilities
-from longshot.layout import GLOBAL, PADDING, Group, Layout, global_group, positions_of_group, timeline
+from longshot.layout import (
+    ALIGNED_GAP,
+    GLOBAL,
+    PADDING,
+    Group,
+    Layout,
+    global_group,
+    positions_of_group,
+    timeline,
+)
 
 pytestmark = quiet
-ROPES = st.sampled_from(["interleaved", "anchor"])
+DIAGONAL = st.sampled_from(["interleaved", "anchor"])  # modes that move a group along all three axes
 
 
 def test_interleaved_positions_of_a_small_scene_are_those_worked_out_by_hand():
@@ -29,6 +38,16 @@ def test_anchored_positions_of_a_small_scene_are_those_worked_out_by_hand():
     layout = Layout.single(global_group(2), Group(1, 2, (2, 1, 3)), Group(2, 1, (1, 1, 1)), rope="anchor")
     video_1 = [(1, 1, 1), (1, 1, 2), (1, 1, 3), (2, 1, 1), (2, 1, 2), (2, 1, 3)]
     expected = [(0, 0, 0)] * 3 + [(1, 1, 1)] * 2 + video_1 + [(4, 4, 4)] * 2
+    assert [tuple(p) for p in layout.queries.position.tolist()] == expected
+
+
+def test_aligned_positions_of_a_small_scene_are_those_worked_out_by_hand():
+    # A place in the picture has one (h, w) in every shot, and what was shown last lies 9 before what comes next.
+    layout = Layout.single(global_group(2), Group(1, 1, (2, 1, 2)), Group(2, 3, (1, 2, 1)), rope="aligned")
+    text_0, dummy = [(-2, -2, -2), (-1, -1, -1)], [(0, 0, 0)]
+    text_1, video_1 = [(8, -1, -1)], [(9, 0, 0), (9, 0, 1), (10, 0, 0), (10, 0, 1)]
+    text_2, video_2 = [(16, -3, -3), (17, -2, -2), (18, -1, -1)], [(19, 0, 0), (19, 1, 0)]
+    expected = [*text_0, *dummy, *text_1, *video_1, *text_2, *video_2]
     assert [tuple(p) for p in layout.queries.position.tolist()] == expected
 
 
@@ -84,12 +103,25 @@ def test_an_anchored_group_costs_the_longest_side_of_its_grid_and_no_more(groups
 
 
 @many
-@given(scene_groups(), ROPES, st.integers(0, 50))
+@given(scene_groups(), DIAGONAL, st.integers(0, 50))
 def test_inside_a_group_positions_are_those_of_a_single_shot_moved_as_a_whole(groups, rope, offset):
     for group in groups:
         alone, end_alone = positions_of_group(group, 0, rope)
         moved, end_moved = positions_of_group(group, offset, rope)
         assert np.array_equal(moved, alone + offset) and end_moved == end_alone + offset
+
+
+@many
+@given(scene_groups(max_shots=5))
+def test_aligned_positions_are_the_interleaved_ones_inside_a_group_and_one_frame_for_all(groups):
+    aligned, interleaved = (Layout.single(*groups, rope=rope) for rope in ("aligned", "interleaved"))
+    clock = 0
+    for group, span in zip(aligned.groups, aligned.group_spans, strict=True):
+        own, other = aligned.queries.position[span.slice], interleaved.queries.position[span.slice]
+        assert np.array_equal(own - own[0], other - other[0])
+        video = own[group.text :]
+        assert video.min(axis=0).tolist() == [clock, 0, 0]
+        clock = video[:, 0].max() + 1 + ALIGNED_GAP
 
 
 @many
@@ -228,9 +260,9 @@ def test_packed_scenes_are_the_same_scenes_one_by_one(layout):
 
 @quiet
 @many
-@given(layouts())
-def test_without_text_the_video_of_an_anchored_scene_stays_where_it_was(layout):
-    layout = replace(layout, rope="anchor")
+@given(layouts(), st.sampled_from(["anchor", "aligned", "timeline"]))
+def test_without_text_the_video_stays_where_it_was_if_text_takes_no_room(layout, rope):
+    layout = replace(layout, rope=rope)
     bare, columns = layout.without_text(), layout.queries
     assert bare.num_text == 0 and bare.past == layout.past
     assert np.array_equal(bare.queries.position, columns.position[~columns.is_text])

@@ -16,10 +16,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+ALIGNED_GAP = 8  # positions of time between the videos of two groups, in the rope mode "aligned"
 GLOBAL = 0  # the shot id of the group that holds the global prompt
 PADDING = -1  # the shot id of padding tokens
 
-RopeMode = Literal["interleaved", "anchor", "timeline"]
+RopeMode = Literal["interleaved", "aligned", "anchor", "timeline"]
 Visibility = Literal["scene", "causal", "shot"]
 VISIBILITIES: tuple[Visibility, ...] = ("scene", "causal", "shot")
 
@@ -65,6 +66,10 @@ def positions_of_group(group: Group, offset: int, rope: RopeMode) -> tuple[Int[n
 
     interleaved (LCT sec. 3.2.1): text token j lies on the space diagonal at offset + j, video starts at offset + T_i, and the
     next group starts one past the largest coordinate used (the M-RoPE rule).
+    aligned: inside a group every token lies to every other as in `interleaved`, but all groups share one frame: video starts at
+    (offset, 0, 0), after the end of the diagonal of its text, and the next video `ALIGNED_GAP` after its last token frame. A
+    place in the picture then has one position in all shots, and the last frame of the shot before is always equally far away,
+    however long the prompts are: what a shot that goes on without a cut copies from.
     anchor: all text lies at the offset, video starts there too, and the next group starts max(T, H, W) later. It spends few
     positions, and a single shot keeps its own coordinates at any offset: the mode to start pretrained bases with.
     timeline: the groups share one timeline and one frame: a video token lies at (at + t, h, w), text at (at, 0, 0), where `at`
@@ -77,6 +82,11 @@ def positions_of_group(group: Group, offset: int, rope: RopeMode) -> tuple[Int[n
         video = origin + np.indices(group.grid).reshape(3, -1).T
         text = origin[None].repeat(group.text, axis=0)
         return np.concatenate([text, video]).astype(np.int64), start + max(group.grid[0], 1)
+    if rope == "aligned":
+        origin = np.array([offset, 0, 0])
+        text = origin + np.arange(-group.text, 0)[:, None]
+        video = origin + np.indices(group.grid).reshape(3, -1).T
+        return np.concatenate([text, video]).astype(np.int64), offset + max(group.grid[0], 1) + ALIGNED_GAP
     text_step = 1 if rope == "interleaved" else 0
     text = offset + text_step * np.arange(group.text)[:, None].repeat(3, axis=1)
     origin = offset + text_step * group.text

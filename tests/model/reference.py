@@ -67,19 +67,21 @@ class Reference:
         """The (t, h, w) of every token of every group of a scene, text first."""
         out, offset = [], 0
         for pair in pairs:
-            T, H, W, _ = pair.video.shape
-            if self.sizes.rope == "interleaved":
-                text = [(offset + j,) * 3 for j in range(len(pair.prompt))]
-                start = offset + len(pair.prompt)
-            else:
-                text = [(offset,) * 3 for _ in pair.prompt]
-                start = offset
-            video = [(start + f, start + y, start + x) for f in range(T) for y in range(H) for x in range(W)]
-            out.append(text + video)
-            if self.sizes.rope == "interleaved":
+            (T, H, W, _), words = pair.video.shape, len(pair.prompt)
+            places = [(f, y, x) for f in range(T) for y in range(H) for x in range(W)]
+            if self.sizes.rope == "aligned":
+                text = [(offset - j, -j, -j) for j in range(words, 0, -1)]
+                video = [(offset + f, y, x) for f, y, x in places]
+                offset += T + 8
+            elif self.sizes.rope == "interleaved":
+                text = [(offset + j,) * 3 for j in range(words)]
+                video = [tuple(offset + words + c for c in place) for place in places]
                 offset = 1 + max(max(point) for point in text + video)
             else:
+                text = [(offset,) * 3 for _ in range(words)]
+                video = [tuple(offset + c for c in place) for place in places]
                 offset += max(T, H, W)
+            out.append(text + video)
         return out
 
     def turn(self, x: Tensor, points: list[tuple[int, int, int]]) -> Tensor:

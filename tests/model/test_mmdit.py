@@ -36,6 +36,8 @@ TABLES = 3e-6
 
 NET = network()
 ANCHORED = network(rope="anchor", detail_width=7)
+ALIGNED = network(rope="aligned")
+NETS = st.sampled_from([NET, ANCHORED, ALIGNED])
 SHOTS = (global_group(2), Group(1, 3, (2, 2, 1)), Group(2, 1, (1, 2, 2)), Group(3, 2, (1, 1, 3)))
 STORY = Layout.single(*SHOTS)
 
@@ -81,7 +83,7 @@ def by_reference(net: MMDiT, scenes: list[list[Pair]], visibility: str) -> torch
 @given(
     st.integers(1, 4),
     st.tuples(*[st.integers(1, 3)] * 3),
-    st.sampled_from([NET, ANCHORED]),
+    NETS,
     visibilities,
     seeds,
 )
@@ -95,7 +97,7 @@ def test_one_shot_alone_equals_the_plain_single_shot_network(text, grid, net, vi
 @given(
     st.lists(scene_groups(min_text=1), min_size=1, max_size=2),
     visibilities,
-    st.sampled_from([NET, ANCHORED]),
+    NETS,
     seeds,
 )
 def test_packs_of_scenes_equal_the_slow_reference_scene_by_scene(scenes, visibility, net, seed):
