@@ -49,7 +49,7 @@ TINY_SPEC = Spec(
     steps=16,
     shift=3.0,
     solver="stochastic",
-    rope="interleaved",
+    rope="aligned",
 )
 
 
