@@ -81,7 +81,8 @@ def tiny() -> NativeConfig:
 
 
 def native_3b() -> NativeConfig:
-    """About the paper's size (3B parameters, area 480x480, 10 s at 24 frames a second), over 16x16x4 patches."""
+    """About the paper's size (3B parameters, area 480x480, 10 s at 24 frames a second) and with its positions, over 16x16x4
+    patches."""
     spec = replace(
         TINY_SPEC,
         name="native-3b",
@@ -94,6 +95,7 @@ def native_3b() -> NativeConfig:
         max_shots=9,
         max_text_tokens=512,
         display_scale=1,
+        rope="interleaved",
     )
     network = MMDiTConfig(
         channels=spec.channels,
@@ -104,6 +106,7 @@ def native_3b() -> NativeConfig:
         cond_width=640,
         text_depth=4,
         theta=10000.0,
+        rope=spec.rope,
     )
     return NativeConfig(spec, network)
 
