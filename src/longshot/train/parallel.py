@@ -9,7 +9,7 @@ Three ways, which add up. Each leaves the loss as it is and gradients that are p
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,7 +47,7 @@ class Ranks:
 
     @classmethod
     @contextmanager
-    def from_torchrun(cls) -> Iterator["Ranks"]:
+    def from_torchrun(cls) -> Generator["Ranks"]:
         """Joins the process group that `torchrun` describes, or stays alone when it doesn't.
 
         What ends without an error leaves the group. A process that ends inside it may abort after all its work is done, since
