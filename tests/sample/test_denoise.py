@@ -438,7 +438,7 @@ def test_a_shared_history_is_that_of_the_pass_with_words_and_the_pass_without_re
     made, finished = make(plan, sampling)
     level, zero = plan.context_sigma, torch.zeros(1, BASE.spec.channels, dtype=torch.float64)
     top, empty = BASE.encode_text([GLOBAL_PROMPT, ""])
-    first = Layout.single(global_group(len(top)))
+    first = Layout.single(global_group(len(top)), rope=BASE.spec.rope)
     _, (history,) = BASE.remember(zero, top, torch.zeros(1), first, "causal", [Context()])
     for planned in plan.shots:
         (text,) = BASE.encode_text([planned.prompt])
@@ -446,7 +446,7 @@ def test_a_shared_history_is_that_of_the_pass_with_words_and_the_pass_without_re
 
         def after(context: Context, words: Tensor) -> Layout:
             group = Group(planned.shot, len(words), planned.grid)  # noqa: B023 - called within the round
-            return Layout.single(*context.groups, group, past=len(context.groups))
+            return Layout.single(*context.groups, group, past=len(context.groups), rope=BASE.spec.rope)
 
         z = noise
         for now, then in pairwise(sigma_table(sampling.steps, sampling.shift).double().tolist()):
