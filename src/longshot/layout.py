@@ -76,22 +76,21 @@ def positions_of_group(group: Group, offset: int, rope: RopeMode) -> tuple[Int[n
     is the group's own, or the offset. A cut may then be a jump in time (LongLive 2.0: 8 a cut, EchoShot: 4, HoloCine: 0, see
     `timeline`), and chosen history stays where it was.
     """
-    if rope == "timeline":
+    frames, side = max(group.grid[0], 1), max(group.grid)
+    if rope == "interleaved":
+        start = offset + group.text
+        origin, end = (start, start, start), start + side
+    elif rope == "aligned":
+        origin, end = (offset, 0, 0), offset + frames + ALIGNED_GAP
+    elif rope == "anchor":
+        origin, end = (offset, offset, offset), offset + max(side, 1)
+    else:
         start = offset if group.at is None else group.at
-        origin = np.array([start, 0, 0])
-        video = origin + np.indices(group.grid).reshape(3, -1).T
-        text = origin[None].repeat(group.text, axis=0)
-        return np.concatenate([text, video]).astype(np.int64), start + max(group.grid[0], 1)
-    if rope == "aligned":
-        origin = np.array([offset, 0, 0])
-        text = origin + np.arange(-group.text, 0)[:, None]
-        video = origin + np.indices(group.grid).reshape(3, -1).T
-        return np.concatenate([text, video]).astype(np.int64), offset + max(group.grid[0], 1) + ALIGNED_GAP
-    text_step = 1 if rope == "interleaved" else 0
-    text = offset + text_step * np.arange(group.text)[:, None].repeat(3, axis=1)
-    origin = offset + text_step * group.text
-    video = origin + np.indices(group.grid).reshape(3, -1).T
-    return np.concatenate([text, video]).astype(np.int64), origin + max(max(group.grid), 1 - text_step)
+        origin, end = (start, 0, 0), start + frames
+    diagonal = rope in ("interleaved", "aligned")  # text ends where video starts; else all of it lies there
+    text = np.arange(-group.text, 0) if diagonal else np.zeros(group.text, np.int64)
+    video = np.indices(group.grid).reshape(3, -1).T
+    return np.concatenate([text[:, None].repeat(3, axis=1), video]).astype(np.int64) + origin, end
 
 
 def timeline(groups: Sequence[Group], cuts: Collection[int], jump: int) -> tuple[Group, ...]:

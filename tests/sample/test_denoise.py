@@ -251,7 +251,8 @@ def test_a_long_story_rolls_on_with_a_window_and_never_meets_more_positions_than
     made, last = make(plan, Sampling(steps=1, guidance=1.0), base)
     assert len(made) == 21 and all(z.isfinite().all() for z in made.values())
     assert max(len(layout.scenes[0]) for _, _, layout in base.calls) == 5  # the global prompt and four shots
-    whole = Layout.single(*last.contexts[0].select([0, 1, 2, 3, 4]).groups)
+    seen = last.contexts[0].select([0, 1, 2, 3, 4]).groups
+    whole = Layout.single(*seen, rope=base.spec.rope)
     longest = max(int(layout.keys.position.max()) for _, _, layout in base.calls)
     assert longest <= 2 * whole.queries.position.max()
     assert last.contexts[0].shots == tuple(range(22))
