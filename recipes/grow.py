@@ -20,6 +20,7 @@ def main(
     doubled: tuple[int, ...] = (),
     detail_width: int | None = None,
     refiner: tuple[int, int] | None = None,
+    moves: tuple[tuple[int, int], ...] | None = None,
 ) -> None:
     """Writes the larger weights.
 
@@ -29,9 +30,10 @@ def main(
         doubled: Blocks, counted from 0, that are followed by a copy of themselves that does nothing at first.
         detail_width: Hidden units of the detail head.
         refiner: Width and depth of a fresh pixel refiner; without it the old one stays.
+        moves: With which the refiner is shown the last picture of the shot before: pixels at first, and pixels a frame.
     """
     base = NativeBase.load(small)
-    network = grow(base.network, doubled, detail_width, refiner)
+    network = grow(base.network, doubled, detail_width, refiner, moves)
     NativeBase(NativeConfig(base.spec, network.config), network).save(large, torch.float32)
 
 

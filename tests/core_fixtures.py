@@ -12,6 +12,7 @@ from torch import Tensor
 
 from longshot.bases.base import Base, Spec
 from longshot.bases.native import TINY_SPEC, NativeBase, NativeConfig
+from longshot.flow import per_token, velocity_from_clean
 from longshot.layout import Group, Layout, Visibility, global_group
 from longshot.model.context import Context
 from longshot.model.mmdit import MMDiT, MMDiTConfig
@@ -101,7 +102,10 @@ class DoubleBase(NativeBase):
     """The native base in float64 throughout, so that two ways to one result can be told from two results."""
 
     def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None):
-        return self.network(z, text, sigma, layout, visibility, past, self.kernel, keep)
+        out = self.network(z, text, sigma, layout, visibility, past, self.kernel, keep)
+        if self.config.network.predicts == "velocity":
+            return out
+        return velocity_from_clean(z, out, per_token(sigma, layout).double())
 
 
 def small_base(

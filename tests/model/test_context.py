@@ -199,6 +199,30 @@ def test_a_context_comes_back_from_disk_bit_for_bit(tmp_path, dtype):
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["context.safetensors"]
 
 
+def with_pictures(context: Context) -> Context:
+    """The same, with a last picture of each shot."""
+    sizes = [(g.grid[1] * g.grid[2], 24) for g in context.groups]
+    pairs = zip(context.memories, sizes, strict=True)
+    return Context(tuple(replace(m, last=noise(m.group.shot, *size)) for m, size in pairs))
+
+
+def test_the_last_pictures_come_back_from_disk_and_count_in_the_size(tmp_path):
+    context = with_pictures(story())
+    context.save(tmp_path / "context.safetensors")
+    loaded = Context.load(tmp_path / "context.safetensors")
+    assert all(torch.equal(a.last, b.last) for a, b in zip(loaded.memories, context.memories, strict=True))
+    assert all(m.last is None for m in story().memories)
+    pixels = sum(g.grid[1] * g.grid[2] for g in GROUPS) * 24
+    assert context.nbytes == story().nbytes + 8 * pixels  # float64
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_a_last_picture_stays_exact_in_a_narrower_cache(dtype):
+    context = with_pictures(story())
+    stored = context.stored(dtype, "cpu")
+    assert all(torch.equal(a.last, b.last) for a, b in zip(stored.memories, context.memories, strict=True))
+
+
 def test_ten_shots_and_more_come_back_in_story_order(tmp_path):
     memory = story().memories[1]
     many = Context().extended(
@@ -254,13 +278,15 @@ def damage(path: Path, kind: str) -> None:
         case "layers":
             fewer = {"2.keys": keys[:1].clone(), "2.values": values[:1].clone()}
             save_file(pair | fewer, path, format_ | {"1": "1 1 2 2 0.1", "2": "1 1 2 2 0.1"})
+        case "half a picture":
+            save_file(pair | {"1.last": torch.zeros(3, 24)}, path, format_ | {"1": "1 1 2 2 0.1"})
         case "missing":
             path.unlink()
 
 
 BAD = """
 truncated, empty, text, pickle, torch, foreign, bare, no tensors, short line, no number, other tokens, unlike, flat,
-layers, missing
+layers, half a picture, missing
 """
 
 

@@ -37,10 +37,12 @@ def counted(job) -> int:
     return counter.get_total_flops()
 
 
+MOVES = ((0, 0), (1, 1), (0, -1), (-2, 0), (1, 0))
+REFINED = {"channels": 24, "patch": (2, 2, 2), "refiner_width": 8}
+
+
 @pytest.mark.parametrize("visibility", VISIBILITIES)
-@pytest.mark.parametrize(
-    "sizes", [{"detail_width": 7}, {"channels": 24, "patch": (2, 2, 2), "refiner_width": 8}]
-)
+@pytest.mark.parametrize("sizes", [{"detail_width": 7}, REFINED, REFINED | {"refiner_moves": MOVES}])
 def test_flops_of_a_pass_are_those_that_torch_counts(visibility, sizes):
     net, layout = network(**sizes), Layout(SCENES)
     z, text, sigma = inputs(layout, net)
@@ -82,18 +84,20 @@ def test_the_bytes_of_a_cache_are_those_of_a_context():
     assert context.nbytes == kv_bytes(base.config.network, tokens, itemsize=8)
 
 
-@pytest.mark.parametrize("refiner_width", [0, 96])
+@pytest.mark.parametrize(("refiner_width", "moves"), [(0, ()), (96, ()), (96, MOVES)])
 @pytest.mark.parametrize("num_past", [0, 4])
-def test_activations_at_the_peak_are_those_that_torch_allocates(num_past, refiner_width):
+def test_activations_at_the_peak_are_those_that_torch_allocates(num_past, refiner_width, moves):
     shots = tuple(Group(i + 1, 14, (3, 4, 6)) for i in range(6))
     layout = Layout((shots,), (num_past,))
     sizes = {"width": 96, "heads": 4, "depth": 3, "cond_width": 16, "mlp_ratio": 4, "channels": 96}
-    net = network(dtype=torch.float32, **sizes, patch=(2, 4, 4), refiner_width=refiner_width)
+    net = network(
+        dtype=torch.float32, **sizes, patch=(2, 4, 4), refiner_width=refiner_width, refiner_moves=moves
+    )
     past = None
     if num_past:
         before, kept = Layout((shots[:num_past],)), []
-        net(*inputs(before, net), before, "causal", keep=kept)
-        past = [Context(tuple(memories_from(kept, before, torch.zeros(num_past))[0]))]
+        clean = net(*inputs(before, net), before, "causal", keep=kept)
+        past = [Context(tuple(memories_from(kept, before, torch.zeros(num_past), clean)[0]))]
     z, text, sigma = inputs(layout, net)
     with torch.no_grad(), profile(profile_memory=True) as measured:
         net(z, text, sigma, layout, "causal", past)

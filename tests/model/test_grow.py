@@ -13,7 +13,8 @@ pytestmark = quiet
 EXACT = 1e-10  # float64, longer sums with zeros in them
 
 SMALL = network(channels=24, depth=3, detail_width=5, patch=(2, 2, 2), refiner_width=8, refiner_depth=1)
-LAYOUT = Layout.single(global_group(2), Group(1, 3, (2, 2, 1)), Group(2, 1, (1, 2, 2)))
+OTHER = grow(SMALL, refiner=(8, 1), seed=3)  # the same transformer
+LAYOUT = Layout.single(global_group(2), Group(1, 3, (2, 2, 1)), Group(2, 1, (1, 2, 1)))
 
 
 def answer(net: MMDiT, refine: bool = True) -> torch.Tensor:
@@ -28,10 +29,17 @@ def test_a_network_that_grew_gives_the_same_answer():
     torch.testing.assert_close(answer(larger), answer(SMALL), rtol=0, atol=EXACT)
 
 
-def test_a_fresh_refiner_corrects_nothing_at_first():
-    larger = grow(SMALL, doubled=(1,), refiner=(12, 2))
-    torch.testing.assert_close(answer(larger), answer(SMALL, refine=False), rtol=0, atol=EXACT)
-    assert not torch.equal(answer(SMALL), answer(SMALL, refine=False))
+def test_a_fresh_refiner_knows_nothing_of_the_old_one():
+    larger, other = grow(SMALL, doubled=(1,), refiner=(12, 2)), grow(OTHER, refiner=(12, 2))
+    torch.testing.assert_close(answer(larger), answer(other), rtol=0, atol=EXACT)
+    torch.testing.assert_close(answer(larger, refine=False), answer(SMALL, refine=False), rtol=0, atol=EXACT)
+    assert not torch.equal(answer(SMALL), answer(OTHER))
+
+
+def test_a_refiner_takes_no_notice_at_first_of_what_it_is_shown_besides():
+    larger = grow(SMALL, moves=((0, -1), (0, 0)))
+    assert larger.config.refiner_moves == ((0, -1), (0, 0))
+    torch.testing.assert_close(answer(larger), answer(SMALL), rtol=0, atol=EXACT)
 
 
 def test_what_is_new_learns():
@@ -41,6 +49,14 @@ def test_what_is_new_learns():
     assert gates[2].abs().max() > 0
     assert gates[5].abs().max() > 0
     assert larger.detail_down.weight.grad[:, 5:].abs().max() > 0
+
+
+def test_what_is_new_in_a_refiner_learns():
+    larger = grow(SMALL, moves=((0, -1), (0, 0)))
+    answer(larger).square().mean().backward()
+    assert larger.refiner.leave.weight.grad[-1].abs().max() > 0
+    assert larger.refiner.gates.weight.grad[-1].abs().max() > 0
+    assert larger.refiner.enter.weight.grad[:, -1].abs().max() > 0
 
 
 def test_what_cannot_grow_is_named():

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from planned import by_hand, clip, shot, story
 from torch import Tensor
 
-from core_fixtures import DoubleBase, FieldBase, few, quiet, small_base, some
+from core_fixtures import SMALL, DoubleBase, FieldBase, few, noise, quiet, small_base, some
 from longshot.errors import UserError
 from longshot.flow import sigma_table
 from longshot.layout import GLOBAL, Group, Layout, global_group
 from longshot.model.context import Context
 from longshot.sample.denoise import Finished, Sampling, Step, denoise, generator_of, noise_of
-from longshot.sample.plan import Plan, autoregressive, reshoot, together
+from longshot.sample.plan import Plan, PlannedShot, autoregressive, reshoot, together
 
 pytestmark = quiet
 
@@ -40,6 +40,27 @@ class Spy(DoubleBase):
 
 
 BASE = small_base()
+SEEING = {
+    "predicts": "clean",
+    "patch": SMALL.spec.stride,
+    "refiner_width": 8,
+    "refiner_moves": ((0, 0), (1, -1)),
+}
+GOES_ON = small_base(config=replace(SMALL, network=replace(SMALL.network, **SEEING, refines_below=0.6)))
+"""A base whose pixels go on from those of the shot before."""
+
+
+def of_one_size(shots: list[PlannedShot]) -> list[PlannedShot]:
+    """The same shots, all of one width and height, so that each can go on from the one before."""
+    out = []
+    for s in shots:
+        grid = (1 + s.shot % 2, 2, 2)
+        given_ = None if s.given is None else noise(s.shot, grid[0] * 4, 24)
+        out.append(replace(s, grid=grid, given=given_))
+    return out
+
+
+BASES = pytest.mark.parametrize("base", [BASE, GOES_ON], ids=["latents", "pixels"])
 
 
 def spy() -> Spy:
@@ -119,9 +140,11 @@ def test_other_solvers_equal_those_written_by_hand(mode, sampling):
     [(PLAIN, ()), (GUIDED, (1,)), (HEUN, (2, 3)), (STOCHASTIC, (2,))],
     ids=["plain", "guided", "heun", "stochastic"],
 )
-def test_a_causal_cache_equals_recomputed_history(sampling, given_):
-    shots = story(4, given_)
-    assert close(make(causal(shots), sampling)[0], make(causal(shots, "recompute"), sampling)[0])
+@BASES
+def test_a_causal_cache_equals_recomputed_history(sampling, given_, base):
+    shots = of_one_size(story(4, given_))
+    cached, again = (make(causal(shots, memory), sampling, base)[0] for memory in ("cache", "recompute"))
+    assert close(cached, again)
 
 
 # -- what is given stays ----------------------------------------------------------------------------------------------------
@@ -263,19 +286,23 @@ def test_what_history_was_read_at_is_written_in_its_memory():
     assert [m.sigma for m in last.contexts[0].memories] == [0.0, 0.125, 0.125]
 
 
+@BASES
 @pytest.mark.parametrize("sampling", [PLAIN, GUIDED, STOCHASTIC], ids=["plain", "guided", "stochastic"])
-def test_a_story_branches_from_a_saved_context_as_if_it_had_been_told_so_from_the_start(tmp_path, sampling):
-    film, last = make(causal(story(4)), sampling)
+def test_a_story_branches_from_a_saved_context_as_if_it_had_been_told_so_from_the_start(
+    tmp_path, sampling, base
+):
+    start = of_one_size(story(4))
+    film, last = make(causal(start), sampling, base)
     for branch, context in enumerate(last.contexts):
         context.before(3).save(tmp_path / f"{branch}.safetensors")
     saved = tuple(Context.load(tmp_path / f"{b}.safetensors") for b in range(len(last.contexts)))
-    finale = [shot(3, "Character 2 sits down", take=4), shot(4, "the end")]
-    told = [replace(s, given=film[s.shot]) for s in story(2)]
-    branched, _ = make(causal([*told, *finale]), sampling, contexts=saved)
-    from_the_start, _ = make(causal([*story(2), *finale]), sampling)
+    finale = of_one_size([shot(3, "Character 2 sits down", take=4), shot(4, "the end")])
+    told = [replace(s, given=film[s.shot]) for s in start[:2]]
+    branched, _ = make(causal([*told, *finale]), sampling, base, contexts=saved)
+    from_the_start, _ = make(causal([*start[:2], *finale]), sampling, base)
     assert branched.keys() == {3, 4}
     assert all(torch.allclose(branched[k], from_the_start[k], rtol=0, atol=EXACT) for k in (3, 4))
-    without_it, _ = make(causal([*told, *finale]), sampling)
+    without_it, _ = make(causal([*told, *finale]), sampling, base)
     assert close(branched, without_it)
 
 

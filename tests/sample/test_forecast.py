@@ -1,6 +1,6 @@
 """`longshot plan`: what is forecast is what a run then does."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from core_fixtures import small_base
+from core_fixtures import SMALL, DoubleBase, network, small_base
 from longshot.errors import UserError
 from longshot.model.cost import Machine, kv_bytes
 from longshot.sample.denoise import Sampling, denoise
@@ -63,6 +63,25 @@ def test_the_flops_of_a_film_are_those_that_torch_counts_while_it_is_made(name, 
 )
 def test_the_flops_follow_the_solver_guidance_and_cache(sampling):
     assert_counted(PLANS["cached"](True), sampling)
+
+
+@pytest.mark.parametrize("memory", ["cache", "recompute"])
+@pytest.mark.parametrize("moves", [(), ((0, 0), (1, 0))], ids=["alone", "goes on"])
+def test_a_refiner_is_counted_in_the_steps_that_ask_it(memory, moves):
+    sizes = {"predicts": "clean", "patch": (2, 2, 2), "refiner_width": 8, "refines_below": 0.5}
+    config = replace(SMALL, network=replace(SMALL.network, **sizes, refiner_moves=moves))
+    base = DoubleBase(
+        config, network(**{f.name: getattr(config.network, f.name) for f in fields(config.network)})
+    )
+    takes = [replace(shot, grid=(1, 2, 2)) for shot in shots(given=False)]
+    plan = autoregressive("", takes, memory=memory)
+    sampling = Sampling(steps=8, guidance=1.0, shift=1.0)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        finished = list(denoise(base, plan, sampling))
+    rounds = forecast_plan(config, plan, sampling, base.table.count)
+    assert sum(r.total.flops for r in rounds) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    held = sum(context.nbytes for context in finished[-1].contexts)
+    assert rounds[-1].cache == held // 2  # the forecast is in fp32, this base in fp64
 
 
 def assert_counted(plan, sampling) -> None:

@@ -74,6 +74,7 @@ def tiny() -> NativeConfig:
         patch=TINY_SPEC.stride,
         refiner_width=64,
         refiner_depth=3,
+        refiner_moves=((0, 0), (-1, -1), (1, 1), (0, -1), (0, 1), (-1, 0), (1, 0)),
         refines_below=0.7,
         rope=TINY_SPEC.rope,
     )
@@ -205,7 +206,8 @@ class NativeBase:
         kept: list[tuple[Tensor, Tensor]] = []
         v = self.velocity(z, text, sigma, layout, visibility, past, kept)
         past = past or [Context()] * len(layout.scenes)
-        new = memories_from(kept, layout, sigma)
+        clean = z - per_token(sigma, layout) * v if self.config.network.refiner_moves else None
+        new = memories_from(kept, layout, sigma, clean)
         return v, [context.extended(memories) for context, memories in zip(past, new, strict=True)]
 
     # -- files ----------------------------------------------------------------------------------------------------------
@@ -323,6 +325,8 @@ def _config_from_json(data: dict) -> NativeConfig:
     network = dict(data["network"])
     if "patch" in network:
         network["patch"] = tuple(network["patch"])
+    if "refiner_moves" in network:
+        network["refiner_moves"] = tuple(map(tuple, network["refiner_moves"]))
     config = NativeConfig(Spec(**spec), MMDiTConfig(**network))
     if config.network.refiner_width and config.network.patch != config.spec.stride:
         raise ValueError(f"a refiner of patches {config.network.patch} for tokens of {config.spec.stride}")

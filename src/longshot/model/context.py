@@ -29,7 +29,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m
 class Memory:
     """One remembered group: its place in the scene and its unrotated keys and values, stacked over layers.
 
-    scales: for keys and values kept in fp8, what each layer's heads were divided by; None for wider ones.
+    scales: for keys and values kept in fp8, what each layer's heads were divided by; None for wider ones. last: what its last
+    token frame was taken for, for networks that go on from pixels (`refine.py`).
     """
 
     group: Group
@@ -37,6 +38,7 @@ class Memory:
     keys: Float[Tensor, "layers tokens heads dim"]
     values: Float[Tensor, "layers tokens heads dim"]
     scales: Float[Tensor, "2 layers heads"] | None = None
+    last: Float[Tensor, "rows channels"] | None = None
 
     @property
     def network(self) -> tuple[int, int, int]:
@@ -46,7 +48,7 @@ class Memory:
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in (self.keys, self.values, self.scales) if x is not None)
+        return sum(x.nbytes for x in (self.keys, self.values, self.scales, self.last) if x is not None)
 
     def stored(self, dtype: CacheDtype, device: torch.device | str | None = None) -> "Memory":
         """This memory, kept in a dtype and on a device; what is narrower already stays as it is."""
@@ -60,7 +62,8 @@ class Memory:
             return memory
         moved = (memory.keys.to(device), memory.values.to(device))
         scales = None if memory.scales is None else memory.scales.to(device)
-        return replace(memory, keys=moved[0], values=moved[1], scales=scales)
+        last = None if memory.last is None else memory.last.to(device)
+        return replace(memory, keys=moved[0], values=moved[1], scales=scales, last=last)
 
     def _in_fp8(self) -> "Memory":
         narrow, scales = [], []
@@ -138,6 +141,7 @@ class Context:
             meta[str(g.shot)] = " ".join(map(repr, (g.text, *g.grid, m.sigma, *place)))
             tensors |= {f"{g.shot}.keys": m.keys.contiguous(), f"{g.shot}.values": m.values.contiguous()}
             tensors |= {} if m.scales is None else {f"{g.shot}.scales": m.scales.contiguous()}
+            tensors |= {} if m.last is None else {f"{g.shot}.last": m.last.contiguous()}
         save_tensors(path, tensors, meta)
 
     @classmethod
@@ -177,7 +181,10 @@ def _memory(file, shot: int, line: str) -> Memory:
         )
     if scales is not None and scales.shape != (2, layers, heads):
         raise ValueError(f"shot {shot} has scales of shape {list(scales.shape)}")
-    return Memory(group, float(sigma), keys, values, scales)
+    last = file.get_tensor(f"{shot}.last").clone() if f"{shot}.last" in file.keys() else None  # noqa: SIM118
+    if last is not None and (last.ndim != 2 or len(last) != group.grid[1] * group.grid[2]):
+        raise ValueError(f"shot {shot} has a grid of {group.grid} and a last picture {list(last.shape)}")
+    return Memory(group, float(sigma), keys, values, scales, last)
 
 
 def join_past(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from longshot.layout import GLOBAL, Layout, Visibility
+from longshot.layout import GLOBAL, Group, Layout, Visibility
 from longshot.model.mmdit import SINUSOIDS, MMDiT, MMDiTConfig, layer_norm
-from longshot.model.refine import FEATURES, FOLD, RGB
+from longshot.model.refine import FEATURES, FOLD, RGB, entering, leaving
 from longshot.model.rope import rotate, rotations, split_axes
 
 # How often a block reads or writes a number of its [tokens, width] streams outside matrix products and attention, counted
@@ -23,8 +23,8 @@ TRAFFIC_NEW, TRAFFIC_PAST, TRAFFIC_MEASURED = 96, 17, 36
 # The same of the pixel refiner's maps, at its ends and a block: norm 5, shifts 4, modulation 6, SiLU 2, skip 3; the rest is what
 # convolutions lay out anew. Set so that a pass of the tiny base is predicted (75 ms without, 127 ms measured, one thread).
 TRAFFIC_REFINER_ENDS, TRAFFIC_REFINER_BLOCK = 21, 33
-# So many of its maps, and of a convolution's weights laid out anew, are alive at its peak.
-LIVE_REFINER, LIVE_KERNELS = 5, 3
+# So many of its maps, of a convolution's weights laid out anew, and of the pictures seen before, are alive at its peak.
+LIVE_REFINER, LIVE_KERNELS, LIVE_PICTURES = 5, 3, 3
 CALLS_A_BLOCK = 200  # operations a block issues, each with its fixed cost
 LIVE_WIDE, LIVE_NARROW = (
     6,
@@ -90,7 +90,7 @@ def forward_work(config: MMDiTConfig, layout: Layout, visibility: Visibility, re
     ends += round(refined * refiner_flops(config, layout))
     traffic = (TRAFFIC_NEW + 2 * config.mlp_ratio) * new + TRAFFIC_PAST * past
     maps = (TRAFFIC_REFINER_ENDS + TRAFFIC_REFINER_BLOCK * config.refiner_depth) * config.refiner_width
-    maps = round(refined * maps * _folded_pixels(config, layout))
+    maps = round(refined * maps * _folded_pixels(config, layout.groups))
     return Work(
         matmul=config.depth * (every_token * new + every_group * groups) + ends,
         attention=config.depth * 4 * width * attended_pairs(layout, visibility),
@@ -105,18 +105,18 @@ def refiner_flops(config: MMDiTConfig, layout: Layout) -> int:
         return 0
     t, h, w = config.patch
     shots = [g for g in layout.groups if g.shot != GLOBAL]
-    pixels = _folded_pixels(config, layout)
-    folded, c = RGB * FOLD * FOLD, config.refiner_width
-    convolutions = c * (2 * folded + FEATURES) + config.refiner_depth * 2 * c * c + c * folded
-    told = layout.num_video * config.width * t * h * w // FOLD**2 * FEATURES
+    pixels = _folded_pixels(config, layout.groups)
+    moves, c = len(config.refiner_moves), config.refiner_width
+    convolutions = c * (entering(moves) + leaving(moves)) + config.refiner_depth * 2 * c * c
+    told = layout.num_video * config.width * t * h * w // FOLD**2 * (FEATURES + 1 + moves)
     modulation = config.refiner_depth * 2 * c * config.cond_width * sum(g.grid[0] * t for g in shots)
     return 2 * (9 * convolutions * pixels + told + modulation)
 
 
-def _folded_pixels(config: MMDiTConfig, layout: Layout) -> int:
+def _folded_pixels(config: MMDiTConfig, groups: Sequence[Group]) -> int:
     """Pixels that the refiner's convolutions see, 0 where a network has none."""
     t, h, w = config.patch
-    tokens = sum(g.video for g in layout.groups if g.shot != GLOBAL)
+    tokens = sum(g.video for g in groups if g.shot != GLOBAL)
     return tokens * t * h * w // FOLD**2 if config.refiner_width else 0
 
 
@@ -146,8 +146,13 @@ def activation_bytes(config: MMDiTConfig, layout: Layout, itemsize: int) -> int:
     block = (streams + remembered) * config.width + latents + rotations
     if not config.refiner_width:
         return block
-    maps = LIVE_REFINER * config.refiner_width + 2 * RGB * FOLD * FOLD + FEATURES
-    refiner = (_folded_pixels(config, layout) * maps + LIVE_KERNELS * 9 * config.refiner_width**2) * itemsize
+    moves = len(config.refiner_moves)
+    maps = LIVE_REFINER * config.refiner_width + entering(moves) + LIVE_PICTURES * moves * RGB * FOLD * FOLD
+    shots = layout.groups
+    if moves:  # a shot waits for the one before it
+        computed = zip(layout.scenes, layout.past, strict=True)
+        shots = [max(groups[n:], key=lambda g: g.video) for groups, n in computed if groups[n:]]
+    refiner = (_folded_pixels(config, shots) * maps + LIVE_KERNELS * 9 * config.refiner_width**2) * itemsize
     return max(block, refiner + 2 * latents + layout.num_video * config.width * (8 + itemsize))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from longshot.model.mmdit import MMDiT, Stream
+from longshot.model.refine import Move
 
 # Of a stream's six modulations, those that let the attention and the MLP into the residual stream.
 GATES = (2, 5)
@@ -18,6 +19,7 @@ def grow(
     doubled: Collection[int] = (),
     detail_width: int | None = None,
     refiner: tuple[int, int] | None = None,
+    moves: tuple[Move, ...] | None = None,
     seed: int = 0,
 ) -> MMDiT:
     """A larger network with the weights of `network`; only a new refiner changes an answer, which it leaves uncorrected at first.
@@ -25,7 +27,8 @@ def grow(
     doubled: blocks (0-based) that are followed by a copy of themselves with closed gates (adaLN-Zero, Peebles & Xie 2023,
     sec. 3.2), which is the identity until it learns. detail_width: of the wider detail head, whose new units add nothing at
     first (Net2Net, Chen et al. 2016, has copies there). refiner: width and depth of a fresh pixel refiner, None to keep the
-    network's own. Raises ValueError for a block that isn't there or a head that would shrink.
+    network's own. moves: with which the refiner is shown what was seen last (`refine.py`), of which it takes no notice at first;
+    None to keep the network's own. Raises ValueError for a block that isn't there or a head that would shrink.
     """
     old = network.config
     hidden = old.detail_width if detail_width is None else detail_width
@@ -36,6 +39,8 @@ def grow(
     config = replace(old, depth=old.depth + len(set(doubled)), detail_width=hidden)
     if refiner is not None:
         config = replace(config, refiner_width=refiner[0], refiner_depth=refiner[1])
+    if moves is not None:
+        config = replace(config, refiner_moves=moves)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         larger = MMDiT(config)
@@ -45,7 +50,10 @@ def grow(
         if name == "blocks":
             _grow_blocks(part, larger.blocks, doubled)
         elif name != "refiner" or refiner is None:
-            # Into the first rows and columns; of a wider detail head the rest stays fresh, and its way out stays 0.
+            # Into the first rows and columns; of a wider detail head the rest stays fresh, and its way out stays 0; the rest of
+            # a refiner's way in is 0.
+            if name == "refiner" and larger.refiner is not None:
+                nn.init.zeros_(larger.refiner.enter.weight)
             for wide, narrow in zip(larger.get_submodule(name).parameters(), part.parameters(), strict=True):
                 wide[tuple(slice(n) for n in narrow.shape)] = narrow
     return larger

@@ -21,7 +21,7 @@ from longshot.errors import UserError
 from longshot.layout import GLOBAL, Group, Layout, RopeMode, Span, Visibility
 from longshot.model.attention import Kernel, attend
 from longshot.model.context import Context, Memory, join_past
-from longshot.model.refine import PixelRefiner
+from longshot.model.refine import Before, Move, PixelRefiner, shots_before
 from longshot.model.rope import rotate, rotations, split_axes
 
 SINUSOIDS = 256  # width of the sinusoidal embedding of sigma
@@ -51,6 +51,7 @@ class MMDiTConfig:
     patch: tuple[int, int, int] = (1, 1, 1)
     refiner_width: int = 0
     refiner_depth: int = 2
+    refiner_moves: tuple[Move, ...] = ()
     refines_below: float = 1.0
     theta: float = 1000.0
     rope: RopeMode = "interleaved"
@@ -60,6 +61,8 @@ class MMDiTConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} isn't a multiple of {self.heads} heads")
         split_axes(self.head_dim)
+        if self.refiner_width and self.predicts != "clean":
+            raise ValueError("a pixel refiner corrects clean answers; this network predicts the velocity")
 
     @property
     def head_dim(self) -> int:
@@ -236,7 +239,12 @@ class MMDiT(nn.Module):
         self.refiner = None
         if config.refiner_width:
             self.refiner = PixelRefiner(
-                config.patch, config.refiner_width, config.refiner_depth, config.width, config.cond_width
+                config.patch,
+                config.refiner_width,
+                config.refiner_depth,
+                config.width,
+                config.cond_width,
+                config.refiner_moves,
             )
         self.recompute_activations = False
 
@@ -379,28 +387,41 @@ class MMDiT(nn.Module):
         if self.detail_up is not None and self.detail_down is not None:
             noisy = z[route.video_rows].to(last.dtype)
             out = out + self.detail_down(F.silu(self.detail_up(torch.cat([last, noisy], 1))))
-        low = (sigma <= self.config.refines_below).tolist()
-        chosen = [s and g.shot != GLOBAL for s, g in zip(low, layout.groups, strict=True)]
+        before: list[Before | None] = [None] * len(layout.groups)
+        if refine and self.config.refiner_moves:
+            before = shots_before(layout, visibility, sigma, past)
+        chosen = self._refined(sigma, layout, before)
         refiner = self.refiner if refine and any(chosen) else None
-        told = out[:, :0] if refiner is None else refiner.told(last)
+        told = out[:, :0] if refiner is None else refiner.tell(last)
         if not isinstance(kernel, str):
             joined = kernel.join(torch.cat([out, told], 1), ~layout.queries.is_text)
             out, told = joined.split([out.shape[1], told.shape[1]], dim=1)
         if refiner is None:
             return out
-        strength = (sigma if self.config.predicts == "clean" else torch.ones_like(sigma)).to(out)
         if isinstance(kernel, str):
-            return refiner(out, z.to(out.dtype), told, cond, strength, layout, chosen)
+            return refiner(out, z.to(out.dtype), told, cond, sigma, layout, chosen, before)
         # Every process refines the whole sequence.
         weights: dict[str, Tensor] = {name: kernel.shared(p) for name, p in refiner.named_parameters()}
-        inputs = (out, z.to(out.dtype), told, kernel.shared(cond), strength, layout, chosen)
+        inputs = (out, z.to(out.dtype), told, kernel.shared(cond), sigma, layout, chosen, before)
         return functional_call(refiner, weights, inputs)
+
+    def _refined(self, sigma: Tensor, layout: Layout, before: Sequence[Before | None]) -> list[bool]:
+        """Which groups are corrected: shots at low noise levels, and those that go on from one at a low level."""
+        most = self.config.refines_below
+        own = zip(sigma.tolist(), layout.groups, before, strict=True)
+        return [g.shot != GLOBAL and (s <= most or (b is not None and b.level <= most)) for s, g, b in own]
 
 
 def memories_from(
-    kept: Sequence[tuple[Tensor, Tensor]], layout: Layout, sigma: Float[Tensor, " groups"]
+    kept: Sequence[tuple[Tensor, Tensor]],
+    layout: Layout,
+    sigma: Float[Tensor, " groups"],
+    clean: Float[Tensor, "video channels"] | None = None,
 ) -> list[list[Memory]]:
-    """Splits what `forward(keep=...)` collected into one list of memories a scene."""
+    """Splits what `forward(keep=...)` collected into one list of memories a scene.
+
+    clean: what every shot is taken for, where the last picture of each is to be remembered, too.
+    """
     keys, values = (torch.stack([pair[i] for pair in kept]) for i in (0, 1))
     out: list[list[Memory]] = [[] for _ in layout.scenes]
     scene_of_group = [
@@ -408,5 +429,9 @@ def memories_from(
     ]
     for i, (group, span) in enumerate(zip(layout.groups, layout.group_spans, strict=True)):
         kv = keys[:, span.slice].clone(), values[:, span.slice].clone()
-        out[scene_of_group[i]].append(Memory(group, float(sigma[i]), *kv))
+        last = None
+        if clean is not None:
+            stop, frame = layout.video_spans[i].stop, group.grid[1] * group.grid[2]
+            last = clean[stop - frame : stop].clone()
+        out[scene_of_group[i]].append(Memory(group, float(sigma[i]), *kv, last=last))
     return out

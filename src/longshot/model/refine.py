@@ -1,11 +1,12 @@
 """A small convolutional network over pixels, for native bases whose tokens are patches of them.
 
 A token of 768 numbers doesn't fit through a stream of 192: what the transformer says of a patch is right and coarse, and what it
-leaves of the noise shows as grain. This one sees the noisy picture beside that first answer, across the borders of patches,
-and adds what is missing.
+leaves of the noise shows as grain. This one sees the noisy picture beside that first answer, across the borders of patches, and
+the last picture of the shot before, and adds what is missing.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,11 +15,67 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from longshot.layout import Layout
+from longshot.errors import UserError
+from longshot.layout import GLOBAL, Layout, Visibility
+from longshot.model.context import Context
 
+Move = tuple[int, int]
+"""How something moves on to the right, in pixels: by so many at once, and so many more in each frame."""
 FOLD = 2  # a convolution's pixel is this many pixels high and wide
 FEATURES = 8  # numbers a folded pixel is told by its token
 RGB = 3
+DOUBT = (0.055, 0.15)
+"""The error of what convolutions made of an answer, about: the first number plus sigma times the second; of the tiny base."""
+MOVED = 0.35  # about the error of what was seen last, of which most has moved otherwise
+NOISIEST = 0.99  # above this level the noisy picture is read as if it were at it
+
+
+@dataclass(frozen=True)
+class Before:
+    """The shot before another one, as far as its last picture is known.
+
+    level: its noise level. group: its index in `Layout.groups`, or None where it is remembered. rows: what was remembered of its
+    last token frame, [rows, channels].
+    """
+
+    level: float
+    group: int | None
+    rows: Float[Tensor, "rows channels"] | None = None
+
+
+def shots_before(
+    layout: Layout,
+    visibility: Visibility,
+    sigma: Float[Tensor, " groups"],
+    past: Sequence[Context],
+) -> list[Before | None]:
+    """For each group, the shot before it, None where there is none that it may see, or one of another size.
+
+    Raises UserError where a remembered shot was remembered without its last picture.
+    """
+    out: list[Before | None] = []
+    levels = sigma.tolist()
+    for groups, num_past, context in zip(layout.scenes, layout.past, past, strict=True):
+        for place in range(num_past, len(groups)):
+            before = groups[place - 1] if place else None
+            if (
+                visibility == "shot"
+                or before is None
+                or GLOBAL in (before.shot, groups[place].shot)
+                or before.grid[1:] != groups[place].grid[1:]
+            ):
+                out.append(None)
+            elif place > num_past:
+                out.append(Before(levels[len(out) - 1], len(out) - 1))
+            else:
+                memory = context.memories[-1]
+                if memory.last is None:
+                    raise UserError(
+                        f"shot {before.shot} was remembered without its last picture, which this network goes on from: "
+                        "make its context again"
+                    )
+                out.append(Before(memory.sigma, None, memory.last))
+    return out
 
 
 def pixel_norm(x: Tensor) -> Tensor:
@@ -48,24 +105,41 @@ class RefinerBlock(nn.Module):
 
 
 class PixelRefiner(nn.Module):
-    """Corrects a first answer, shot by shot: no shot sees another one here.
+    """Corrects a first answer, shot after shot: by what convolutions add, and then out of candidates for each pixel.
 
-    patch: frames, rows and columns of a token. width: channels. in_width: of the transformer's stream.
+    The candidates are the noisy picture itself, which is nearer to the truth than any answer where its noise is low, and, where a
+    shot has one before it, the last picture seen. What goes on without a cut was seen there already, and has moved since: the
+    picture is shown beside each frame moved along by each of `moves` (a plane sweep, Collins 1996). How much of the way to a
+    candidate a pixel goes is for the token and the convolutions to say, in shares of what would be best by the errors that both
+    mostly have (Wiener's weight); a fresh refiner says 1 of the noisy picture, 0 of the others. Without moves no shot sees
+    another one here.
+
+    patch: frames, rows and columns of a token. width: channels. in_width: of the transformer's stream. moves: see
+    `Move`; what rests or begins to move from rest needs a start of 0, what goes on moving, or ends to, one of its speed.
     """
 
-    def __init__(self, patch: tuple[int, int, int], width: int, depth: int, in_width: int, cond_width: int):
+    def __init__(
+        self,
+        patch: tuple[int, int, int],
+        width: int,
+        depth: int,
+        in_width: int,
+        cond_width: int,
+        moves: Sequence[Move] = (),
+    ):
         super().__init__()
         t, h, w = patch
         if h % FOLD or w % FOLD or width % 4:
             raise ValueError(
                 f"a refiner needs patches of an even height and width and channels in fours, got {patch} and {width}"
             )
-        self.patch = patch
-        self.told = nn.Linear(in_width, t * (h // FOLD) * (w // FOLD) * FEATURES)
-        folded = RGB * FOLD * FOLD
-        self.enter = nn.Conv2d(2 * folded + FEATURES, width, 3, padding=1)
+        self.patch, self.moves = patch, tuple(moves)
+        folded = t * (h // FOLD) * (w // FOLD)
+        self.told = nn.Linear(in_width, folded * FEATURES)
+        self.gates = nn.Linear(in_width, folded * (1 + len(self.moves)))
+        self.enter = nn.Conv2d(entering(len(self.moves)), width, 3, padding=1)
         self.blocks = nn.ModuleList(RefinerBlock(width, cond_width) for _ in range(depth))
-        self.leave = nn.Conv2d(width, folded, 3, padding=1)
+        self.leave = nn.Conv2d(width, leaving(len(self.moves)), 3, padding=1)
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -75,7 +149,12 @@ class PixelRefiner(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.leave.weight)
+        for zero in (self.leave, self.gates):
+            nn.init.zeros_(zero.weight)
+
+    def tell(self, features: Float[Tensor, "video width"]) -> Float[Tensor, "video features"]:
+        """What a token's features tell its pixels: numbers for the convolutions, and how far to go to each candidate."""
+        return torch.cat([self.told(features), self.gates(features)], 1)
 
     def forward(
         self,
@@ -83,56 +162,116 @@ class PixelRefiner(nn.Module):
         z: Float[Tensor, "video channels"],
         told: Float[Tensor, "video features"],
         cond: Float[Tensor, "groups cond"],
-        strength: Float[Tensor, " groups"],
+        sigma: Float[Tensor, " groups"],
         layout: Layout,
         chosen: Sequence[bool],
+        before: Sequence[Before | None] = (),
     ) -> Float[Tensor, "video channels"]:
         """The answer for each row, corrected in the chosen groups.
 
-        coarse: the transformer's answer. z: what it saw. told: `self.told` of its last features. strength: what a group's
-        correction is multiplied by, sigma for a clean answer, so that it is of one size at all noise levels (c_out of Karras et
-        al. 2022, sec. 5).
+        coarse: the transformer's answer. z: what it saw, at the noise levels `sigma`. told: `tell` of its last features.
+        before: of each group, where its last seen picture comes from (`shots_before`); one that is computed here is taken as it
+        was corrected, so that a shot sees the same whether the one before it is remembered or not.
         """
         out = coarse
-        groups = zip(layout.groups, chosen, strict=True)
-        shots = [i for i, (g, wanted) in enumerate(groups) if wanted and g.video]
-        for size in sorted({layout.groups[i].grid[1:] for i in shots}):
-            own = [i for i in shots if layout.groups[i].grid[1:] == size]
-            rows = torch.from_numpy(
-                np.concatenate([np.arange(layout.num_video)[layout.video_spans[i].slice] for i in own])
-            ).to(coarse.device)
-            lengths = [layout.groups[i].grid[0] * self.patch[0] for i in own]
-            frames = torch.tensor(np.repeat(own, lengths)).to(coarse.device)
-            correction = self._correction(
-                coarse.index_select(0, rows),
-                z.index_select(0, rows),
-                told.index_select(0, rows),
-                cond.index_select(0, frames),
-                strength.index_select(0, frames),
-                lengths,
-                size,
-            )
-            out = out.index_add(0, rows, correction.to(out.dtype))
+        before = before if self.moves else [None] * len(layout.groups)
+        waiting = {i for i, g in enumerate(layout.groups) if chosen[i] and g.video}
+        while waiting:
+            later = {i for i in waiting if (b := before[i]) is not None and b.group in waiting}
+            ready = sorted(waiting - later)
+            for size in sorted({layout.groups[i].grid[1:] for i in ready}):
+                own = [i for i in ready if layout.groups[i].grid[1:] == size]
+                out = self._corrected(own, size, out, z, told, cond, sigma, layout, before)
+            waiting = later
         return out
 
-    def _correction(
-        self, coarse, z, told, cond, strength, lengths: list[int], size: tuple[int, int]
+    def _corrected(
+        self, own: list[int], size: tuple[int, int], out, z, told, cond, sigma, layout: Layout, before
     ) -> Tensor:
-        """What is to be added to the rows of shots whose frames have one size."""
-        t, h, w = self.patch
-        H, W = size
+        """`out` with the shots `own` corrected, whose frames have one size."""
+        (t, h, w), (H, W) = self.patch, size
+        rows = torch.from_numpy(
+            np.concatenate([np.arange(layout.num_video)[layout.video_spans[i].slice] for i in own])
+        ).to(out.device)
+        lengths = [layout.groups[i].grid[0] * t for i in own]
+        frames = torch.tensor(np.repeat(own, lengths)).to(out.device)
         sizes = {"H": H, "W": W, "t": t, "h": h // FOLD, "w": w // FOLD}
+        packed, folded = "(T H W) (t h p w q c)", "(T t) (H h) (W w) (p q) c"
         folds = {"p": FOLD, "q": FOLD, "c": RGB}
-        folded = "(T t) (H h) (W w) (p q c)"
-        maps = [rearrange(x, f"(T H W) (t h p w q c) -> {folded}", **sizes, **folds) for x in (coarse, z)]
-        maps.append(rearrange(told, "(T H W) (t h w c) -> (T t) (H h) (W w) c", **sizes, c=FEATURES))
+        coarse, noisy = (
+            rearrange(x.index_select(0, rows), f"{packed} -> {folded}", **sizes, **folds) for x in (out, z)
+        )
+        told, gates = told.index_select(0, rows).split(
+            [self.told.out_features, self.gates.out_features], dim=1
+        )
+        told = rearrange(told, "(T H W) (t h w c) -> (T t) (H h) (W w) c", **sizes, c=FEATURES)
+        gates = rearrange(gates, "(T H W) (k t h w) -> (T t) (H h) (W w) k", **sizes)
+        level = sigma.index_select(0, frames)[:, None, None, None, None].to(out)
+        seen = [self._seen(before[i], n, size, out, z, layout) for i, n in zip(own, lengths, strict=True)]
+        pictures, known = (torch.cat(parts, 0) for parts in zip(*seen, strict=True))
+        is_known = (known > 0)[:, None, None, None, None, None]
+        maps = [coarse.flatten(3), noisy.flatten(3), told]
+        if self.moves:
+            maps.append((is_known * (pictures - coarse[:, :, :, None]) / MOVED).flatten(3))
+            maps.append(known[:, None, None, None].expand(-1, *coarse.shape[1:3], 1))
+        x = self._convolved(torch.cat(maps, 3), cond.index_select(0, frames), lengths)
+        added, more = x.split([RGB * FOLD * FOLD, x.shape[3] - RGB * FOLD * FOLD], dim=3)
+        answer = coarse + level * added.unflatten(3, (FOLD * FOLD, RGB))
+        gates = gates[..., None] + more.unflatten(
+            3, (-1, FOLD * FOLD)
+        )  # frames, rows, columns, candidates, 4
+        doubt = (DOUBT[0] + DOUBT[1] * level) ** 2
+        clear = 1 - level.clamp(max=NOISIEST)
+        share = doubt / (doubt + (1 / clear - 1) ** 2) * (1 + gates[:, :, :, 0, :, None])
+        better = answer + share * (noisy / clear - answer)
+        share = doubt[..., None] / (doubt[..., None] + MOVED**2) * gates[:, :, :, 1:, :, None] * is_known
+        better = better + (share * (pictures - answer[:, :, :, None])).sum(3)
+        change = rearrange(better - coarse, f"{folded} -> {packed}", **sizes, **folds)
+        return out.index_add(0, rows, change.to(out.dtype))
+
+    def _seen(
+        self, before: Before | None, length: int, size: tuple[int, int], out, z, layout: Layout
+    ) -> tuple[Float[Tensor, "frames height width moves 4 RGB"], Float[Tensor, " frames"]]:
+        """The last picture of the shot before, with each move beside each of `length` frames, folded, and how much of it is
+        known: 1 - its noise level, and 0 where there is none."""
+        (t, h, w), (H, W) = self.patch, size
+        height, width = H * h, W * w
+        if before is None:
+            shape = (length, height // FOLD, width // FOLD, len(self.moves), FOLD * FOLD, RGB)
+            return out.new_zeros(shape), out.new_zeros(length)
+        rows = before.rows
+        if before.group is not None:
+            stop = layout.video_spans[before.group].stop
+            rows = (z if before.level == 0 else out)[stop - H * W : stop].detach()  # a clean shot is as given
+        assert rows is not None
+        sizes = {"H": H, "W": W, "t": t, "h": h, "w": w}
+        picture = rearrange(rows.to(out), "(H W) (t h w c) -> t (H h) (W w) c", **sizes)[-1]
+        start, speed = torch.tensor(self.moves, device=out.device).T[:, :, None, None]
+        frame = torch.arange(length, device=out.device)[:, None]
+        columns = (torch.arange(width, device=out.device) - start - speed * frame).clamp(0, width - 1)
+        moved = rearrange(picture[:, columns], "(h p) s t (w q) c -> t h w s (p q) c", p=FOLD, q=FOLD)
+        return moved, out.new_full((length,), 1 - before.level)
+
+    def _convolved(
+        self, maps: Float[Tensor, "frames height width channels"], cond: Tensor, lengths: list[int]
+    ) -> Float[Tensor, "frames height width said"]:
+        """What the convolutions say of shots of these lengths, end to end."""
         stops = np.cumsum(lengths)
-        has_before, has_after = torch.ones(2, stops[-1], 1, 1, 1, dtype=z.dtype, device=z.device)
+        has_before, has_after = torch.ones(2, stops[-1], 1, 1, 1, dtype=maps.dtype, device=maps.device)
         has_before[torch.from_numpy(stops - lengths)] = 0
         has_after[torch.from_numpy(stops - 1)] = 0
-        # Channels last in memory, as they come out of here: convolutions on a CPU are 1.5 times as fast on that.
-        x = self.enter(torch.cat(maps, 3).permute(0, 3, 1, 2))
+        # Channels last in memory, as they come: convolutions on a CPU are 1.5 times as fast on that.
+        x = self.enter(maps.permute(0, 3, 1, 2))
         for block in self.blocks:
             x = block(x, cond, has_before, has_after)
-        x = (self.leave(F.silu(pixel_norm(x))) * strength[:, None, None, None]).permute(0, 2, 3, 1)
-        return rearrange(x, f"{folded} -> (T H W) (t h p w q c)", **sizes, **folds)
+        return self.leave(F.silu(pixel_norm(x))).permute(0, 2, 3, 1)
+
+
+def entering(moves: int) -> int:
+    """Channels of what a refiner sees: answer, noisy picture, what it is told, pictures seen, and how much of them is known."""
+    return (2 + moves) * RGB * FOLD * FOLD + FEATURES + bool(moves)
+
+
+def leaving(moves: int) -> int:
+    """Channels of what it says: what to add, and for each candidate how much of the way to it to go."""
+    return (RGB + 1 + moves) * FOLD * FOLD

@@ -5,6 +5,7 @@ A forecast walks through a `Plan` as `denoise` does, and adds up what each pass 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -153,6 +154,11 @@ class NativeCosts:
     def kv_bytes(self, tokens: int) -> int:
         return kv_bytes(self.config.network, tokens, 4)
 
+    def picture_bytes(self, group: Group) -> int:
+        """Of a shot's last picture, where it is remembered."""
+        network = self.config.network
+        return 4 * network.channels * group.grid[1] * group.grid[2] if network.refiner_moves else 0
+
 
 Costs = NativeCosts | Shape
 
@@ -235,23 +241,42 @@ class _Walk:
                 layout = self.layout(sorted(todo.denoise), todo.given)
             else:
                 layout = self.layout(sorted((*todo.denoise, *todo.given)), None)
-            step = self.costs.forward_work(layout, self.plan.visibility)
+            step = self.stepping(todo).forward_work(layout, self.plan.visibility)
             work += step * evaluations
             if cached and self.sampling.reuse_steps:
                 for held, groups, past in zip(self.past, layout.scenes, layout.past, strict=False):
                     held |= {g.shot: g for g in groups[past:]}
             elif cached:
                 work += self.remember(todo.denoise, todo.given)
-            tokens = sum(self.costs.kv_tokens(g) for held in self.past for g in held.values())
+            remembered = [g for held in self.past for g in held.values()]
+            cache = self.cache_bytes(sum(self.costs.kv_tokens(g) for g in remembered))
+            if isinstance(self.costs, NativeCosts):
+                cache += sum(self.costs.picture_bytes(g) for g in remembered)
             yield RoundForecast(
                 todo.denoise,
                 step,
                 work,
                 self.costs.activation_bytes(layout, self.plan.visibility),
-                self.cache_bytes(tokens),
+                cache,
                 self.cache_elsewhere,
             )
             work = Work()
+
+    def stepping(self, todo: Round) -> Costs:
+        """The costs of a round's steps: of a native base that goes on from pixels, every step that has a nearly clean shot before
+        it asks the refiner."""
+        costs = self.costs
+        if not isinstance(costs, NativeCosts) or self.plan.context_sigma > costs.config.network.refines_below:
+            return costs
+        shots = sorted((*todo.denoise, *todo.given))
+        shares = []
+        for before, shot in pairwise((None, *shots)):
+            if shot in todo.given:
+                shares += [] if self.plan.memory == "cache" else [1.0]
+            else:
+                like = before in todo.given and self.plan[before].grid[1:] == self.plan[shot].grid[1:]
+                shares.append(1.0 if like and costs.config.network.refiner_moves else costs.refined)
+        return replace(costs, refined=sum(shares) / len(shares))
 
     def cache_bytes(self, tokens: int) -> int:
         """Keys and values as they are kept, without the scales of fp8, which are few."""
