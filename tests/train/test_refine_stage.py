@@ -48,6 +48,13 @@ def test_only_the_part_that_learns_changes_and_the_file_has_both(learns, tmp_pat
     assert not same(before[learns == "refiner"], of_refiner(after, learns == "refiner"))
 
 
+def test_both_parts_learn_at_once(tmp_path):
+    base = with_refiner()
+    before = {part: of_refiner(base, part) for part in (True, False)}
+    after = NativeBase.load(Trainer(base, replace(REFINING, steps=2, learns="both"), tmp_path).run(workers=0))
+    assert not any(same(weights, of_refiner(after, part)) for part, weights in before.items())
+
+
 def test_a_run_of_the_refiner_goes_on_bit_for_bit(tmp_path):
     config = replace(REFINING, steps=4)
     straight = Trainer(with_refiner(), config, tmp_path / "straight").run(workers=0)
@@ -112,6 +119,16 @@ def test_a_stage_that_draws_levels_at_which_the_refiner_is_not_asked_is_refused(
     base = NativeBase.fresh(replace(plain.config, network=replace(plain.config.network, refines_below=0.3)))
     with pytest.raises(UserError, match=r"up to 0\.5, and this network asks its refiner only up to 0\.3"):
         Trainer(base, REFINING, tmp_path)
+
+
+def test_a_step_in_which_nothing_asks_the_refiner_changes_nothing(tmp_path):
+    plain = with_refiner()
+    sizes = replace(plain.config.network, refiner_moves=((0, 0),), refines_below=0.01)
+    base = NativeBase.fresh(NativeConfig(plain.spec, sizes))
+    before = of_refiner(base, True)
+    config = replace(REFINING, steps=1, weight_decay=0.0, sigma=SigmaDraw(mean=5, std=0.1))
+    Trainer(base, config, tmp_path).run(workers=0)
+    assert same(before, of_refiner(base, True))
 
 
 def test_a_transformer_learns_as_if_it_had_no_refiner(tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor
 from longshot.bases.native import TINY_SPEC, NativeBase, NativeConfig
 from longshot.bases.tune import LoraConfig
 from longshot.errors import UserError
+from longshot.flow import per_token, velocity_from_clean
 from longshot.layout import GLOBAL, VISIBILITIES, Visibility
 from longshot.model.mmdit import MMDiTConfig
 from longshot.train.config import StageConfig
@@ -32,7 +33,8 @@ class DoubleBase(NativeBase):
     """The native base in float64, so that rounding can't hide a missing gradient."""
 
     def velocity(self, z, text, sigma, layout, visibility, past=None, **more):
-        return self.network(z, text, sigma, layout, visibility, past, self.kernel, **more)
+        out = self.network(z, text, sigma, layout, visibility, past, self.kernel, **more)
+        return velocity_from_clean(z, out, per_token(sigma, layout).double())
 
 
 def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase:
@@ -47,7 +49,7 @@ def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase
         detail_width=16,
         patch=TINY_SPEC.stride,
         refiner_width=8,
-        predicts="velocity",
+        refiner_moves=((0, 0), (1, -1)),
     )
     base = (DoubleBase if dtype == torch.float64 else NativeBase).fresh(
         NativeConfig(replace(TINY_SPEC, name="small"), sizes)

@@ -21,8 +21,8 @@ class StageConfig:
     `train/attributes.py`, 0 for none. grain: chance that a shot's noise is stronger in places than its level says
     (`train/evidence.py`). guessed: chance that a step's noise lies over what the network guessed under more noise (there, too).
     precision: of products and convolutions; weights, sums and the optimizer stay fp32 (`torch.autocast`).
-    learns: the transformer, while a pixel refiner is left aside, or that refiner alone
-    (`model/refine.py`), which is cheaper than both at once and needs other noise levels.
+    learns: the transformer, while a pixel refiner is left aside, that refiner alone (`model/refine.py`), which is cheaper and
+    needs other noise levels, or both, of which a network may have only the first.
     """
 
     name: str
@@ -40,7 +40,7 @@ class StageConfig:
     grain: float = 0.0
     guessed: float = 0.0
     precision: Precision = "fp32"
-    learns: Literal["transformer", "refiner"] = "transformer"
+    learns: Literal["transformer", "refiner", "both"] = "transformer"
     seed: int = 0
 
     def __post_init__(self):
@@ -101,15 +101,16 @@ def lct(steps: int = 9000) -> StageConfig:
 
 
 def refine(steps: int = 2000) -> StageConfig:
-    """The pixel refiner, at the noise levels where details are decided, over a transformer that stays as it is."""
+    """The pixel refiner, over a transformer that stays as it is: at the noise levels where details are decided, and at all levels
+    where a shot goes on from one that is known."""
     stream = replace(FILM, scenes=4, misled=0.0, portraits=0.1)
-    sigma = SigmaDraw(mean=-0.4, std=1.3, shared=0.0, history=0.0, most=0.7)  # it isn't asked above
+    sigma = SigmaDraw(mean=0.3, std=1.6, shared=0.1, history=0.6, history_max=0.3, causal_history=True)
     return StageConfig(
         "refine",
         steps,
         stream,
         sigma=sigma,
-        lr=2e-3,
+        lr=1.5e-3,
         decay=0.7,
         ema=0.995,
         guessed=0.7,
@@ -123,21 +124,21 @@ def causal_refine(steps: int = 400) -> StageConfig:
     return replace(refine(steps), name="causal-refine", visibility="causal", lr=1e-3, seed=5)
 
 
-def causal(steps: int = 2300) -> StageConfig:
+def causal(steps: int = 1500) -> StageConfig:
     """Stage 3: the context-causal fine-tune (LCT sec. 3.3), on the scenes of stage 2, mostly as a roll-out meets them: what came
     before is nearly clean. In most scenes it goes on without a cut: where somebody stands is decided under strong noise, and
-    copied from history, which is learned last."""
+    copied from history, which is learned last. The refiner learns along, so that what it can copy is left to it."""
     before = lct(steps)
     return replace(
         before,
         name="causal",
-        stream=replace(FILM, single=0.25, takes=0.7),
+        stream=replace(FILM, scenes=6, single=0.25, shots=(2, 6), takes=0.7),
         visibility="causal",
-        sigma=replace(before.sigma, mean=1.5, causal_history=True, shared=0.1, history=0.7),
-        lr=4e-4,
+        sigma=SigmaDraw(mean=1.0, std=1.6, shared=0.1, history=0.75, history_max=0.3, causal_history=True),
         warmup=50,
         decay=0.9,
         ema=0.99,
+        learns="both",
         seed=3,
     )
 

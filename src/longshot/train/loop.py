@@ -210,19 +210,20 @@ def deferred_interrupt() -> Generator[Callable[[], bool]]:
 
 
 def _choose_what_learns(network: MMDiT, config: StageConfig) -> None:
-    """Freezes the other part.
+    """Freezes the other part, if any.
 
     UserError for a refiner that isn't there, and for one that some steps wouldn't ask: nothing would learn in them.
     """
     refiner_learns = config.learns == "refiner"
     network.requires_grad_(not refiner_learns)
     if network.refiner is not None:
-        network.refiner.requires_grad_(refiner_learns)
+        network.refiner.requires_grad_(config.learns != "transformer")
     elif refiner_learns:
         raise UserError(
             "this network has no pixel refiner to train; give --stage single, lct or causal, and --init"
         )
-    if refiner_learns and config.sigma.most > network.config.refines_below:
+    asked_above = bool(network.config.refiner_moves)  # by shots that go on from a clean one
+    if refiner_learns and not asked_above and config.sigma.most > network.config.refines_below:
         raise UserError(
             f"stage {config.name}: draws noise levels up to {config.sigma.most:g}, and this network asks its refiner only up to "
             f"{network.config.refines_below:g}; set sigma.most to that"
@@ -260,7 +261,7 @@ class Trainer:
         self.network: Any = getattr(base, "network")  # noqa: B009 - every base has one
         self.device: torch.device = getattr(base, "device")  # noqa: B009
         self.ranks = ranks or Ranks()
-        self.refine = lora is not None or config.learns == "refiner"
+        self.refine = lora is not None or config.learns != "transformer"
         if lora is None and not isinstance(base, NativeBase):
             raise UserError(f"{base.spec.name}: a pretrained base is trained by LoRA; give --lora RANK")
         if "ulysses" in parallel and self.ranks.count > 1 and config.attributes:
@@ -361,7 +362,9 @@ class Trainer:
             )
         num_shots = sum(g.shot != GLOBAL for g in batch.layout.groups)
         share = num_shots / self.shared.sum(torch.tensor(float(num_shots))).item()
-        ((loss.flow + config.attributes * loss.attributes) * share).backward()
+        weighted = (loss.flow + config.attributes * loss.attributes) * share
+        if weighted.requires_grad:  # not where a refiner learns and no shot of this process asked it
+            weighted.backward()
         ranks.sum_gradients(self.modules)
         norm = clip_gradients(self.modules, config.clip)
         self.optimizer.step()
