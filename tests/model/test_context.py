@@ -221,6 +221,7 @@ def test_a_last_picture_stays_exact_in_a_narrower_cache(dtype):
     context = with_pictures(story())
     stored = context.stored(dtype, "cpu")
     assert all(torch.equal(a.last, b.last) for a, b in zip(stored.memories, context.memories, strict=True))
+    assert all(m.last.is_meta for m in context.stored(dtype, "meta").memories)
 
 
 def test_ten_shots_and_more_come_back_in_story_order(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core_fixtures import inputs, network, quiet
+from core_fixtures import fill, inputs, network, quiet
 from longshot.layout import Group, Layout, global_group
 from longshot.model.grow import grow
 from longshot.model.mmdit import MMDiT
@@ -42,6 +42,13 @@ def test_a_refiner_takes_no_notice_at_first_of_what_it_is_shown_besides():
     torch.testing.assert_close(answer(larger), answer(SMALL), rtol=0, atol=EXACT)
 
 
+def test_a_refiner_that_knows_moves_gets_more_of_them():
+    some = grow(SMALL, moves=((0, -1), (0, 0)))
+    fill(some, 1)
+    more = grow(some.double(), moves=((0, -1), (0, 0), (1, 1)))
+    torch.testing.assert_close(answer(more), answer(some), rtol=0, atol=EXACT)
+
+
 def test_what_is_new_learns():
     larger = grow(SMALL, doubled=(0,), detail_width=11)
     answer(larger).square().mean().backward()
@@ -62,5 +69,9 @@ def test_what_is_new_in_a_refiner_learns():
 def test_what_cannot_grow_is_named():
     with pytest.raises(ValueError, match="block 3 can't be doubled: there are blocks 0 to 2"):
         grow(SMALL, doubled=(3,))
+    with pytest.raises(ValueError, match=r"can only get more after these, not \(\(1, 1\),\)"):
+        grow(grow(SMALL, moves=((0, 0),)), moves=((1, 1),))
+    with pytest.raises(ValueError, match="this network has none"):
+        grow(network(), moves=((0, 0),))
     with pytest.raises(ValueError, match="5 units can't grow to 4"):
         grow(SMALL, detail_width=4)

@@ -244,6 +244,26 @@ def test_a_shot_remembered_without_its_last_picture_is_named():
         shots_before(layout, "causal", torch.tensor([0.5]), [Context((memory,))])
 
 
+def test_no_gradient_flows_into_the_picture_that_a_shot_goes_on_from():
+    layout, refiner = Layout.single(*(Group(k, 1, (1, 1, 2)) for k in (1, 2))), refined(NET)
+    sigma = torch.tensor([0.1, 0.9])
+    coarse, z = noise(1, 4, CHANNELS).requires_grad_(), noise(2, 4, CHANNELS).requires_grad_()
+    said = noise(3, 4, refiner.told.out_features + refiner.gates.out_features)
+    before = shots_before(layout, "causal", sigma, [Context()])
+    out = refiner(coarse, z, said, noise(4, 2, NET.config.cond_width), sigma, layout, [True] * 2, before)
+    out[2:].sum().backward()
+    for x in (coarse, z):
+        assert x.grad is not None and x.grad[:2].abs().max() == 0 and x.grad[2:].abs().max() > 0
+
+
+def test_all_weights_of_a_refiner_that_learns_have_a_gradient_even_where_nothing_asks_it():
+    layout = Layout.single(Group(1, 3, (1, 1, 2)))
+    net = network(**SIZES, refiner_moves=MOVES, refines_below=0.1)
+    z, text, _ = inputs(layout, net)
+    net(z, text, torch.tensor([0.9]), layout).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() == 0 for p in refined(net).parameters())
+
+
 def test_a_patch_is_corrected_by_what_the_one_beside_it_shows():
     layout = Layout.single(Group(1, 1, (1, 1, 2)))
     z = noise(2, 2, CHANNELS)

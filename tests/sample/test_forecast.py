@@ -65,17 +65,18 @@ def test_the_flops_follow_the_solver_guidance_and_cache(sampling):
     assert_counted(PLANS["cached"](True), sampling)
 
 
-@pytest.mark.parametrize("memory", ["cache", "recompute"])
+@pytest.mark.parametrize(("memory", "reuse_steps"), [("cache", False), ("cache", True), ("recompute", False)])
 @pytest.mark.parametrize("moves", [(), ((0, 0), (1, 0))], ids=["alone", "goes on"])
-def test_a_refiner_is_counted_in_the_steps_that_ask_it(memory, moves):
+def test_a_refiner_is_counted_in_the_steps_that_ask_it(memory, reuse_steps, moves):
     sizes = {"predicts": "clean", "patch": (2, 2, 2), "refiner_width": 8, "refines_below": 0.5}
     config = replace(SMALL, network=replace(SMALL.network, **sizes, refiner_moves=moves))
     base = DoubleBase(
         config, network(**{f.name: getattr(config.network, f.name) for f in fields(config.network)})
     )
-    takes = [replace(shot, grid=(1, 2, 2)) for shot in shots(given=False)]
+    grids = [(4, 2, 2), (1, 2, 2), (1, 2, 1), (1, 2, 1)]
+    takes = [replace(shot, grid=grid) for shot, grid in zip(shots(given=False), grids, strict=True)]
     plan = autoregressive("", takes, memory=memory)
-    sampling = Sampling(steps=8, guidance=1.0, shift=1.0)
+    sampling = Sampling(steps=8, guidance=1.0, shift=1.0, reuse_steps=reuse_steps)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         finished = list(denoise(base, plan, sampling))
     rounds = forecast_plan(config, plan, sampling, base.table.count)

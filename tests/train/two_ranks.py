@@ -50,6 +50,7 @@ def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase
         patch=TINY_SPEC.stride,
         refiner_width=8,
         refiner_moves=((0, 0), (1, -1)),
+        refines_below=0.6,  # not all shots ask
     )
     base = (DoubleBase if dtype == torch.float64 else NativeBase).fresh(
         NativeConfig(replace(TINY_SPEC, name="small"), sizes)

@@ -206,7 +206,7 @@ class NativeBase:
         kept: list[tuple[Tensor, Tensor]] = []
         v = self.velocity(z, text, sigma, layout, visibility, past, kept)
         past = past or [Context()] * len(layout.scenes)
-        clean = z - per_token(sigma, layout) * v if self.config.network.refiner_moves else None
+        clean = z - per_token(sigma, layout) * v if self.config.network.goes_on else None
         new = memories_from(kept, layout, sigma, clean)
         return v, [context.extended(memories) for context, memories in zip(past, new, strict=True)]
 

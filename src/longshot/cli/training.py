@@ -30,7 +30,8 @@ def train(
     recompute: Literal["auto", "always", "never"] = "auto",
 ) -> int:
     """Train a native base, or a LoRA over any base: single shots, then Long Context Tuning, then the context-causal fine-tune;
-    after each of the last two, the part of the tiny base that refines its pixels. A stopped run goes on.
+    after each of the last two, the part of the tiny base that refines its pixels, which also learns along in the last one. A
+    stopped run goes on.
 
     On several processes: torchrun --nproc-per-node 2 -m longshot train puppets --out DIR --parallel fsdp
 

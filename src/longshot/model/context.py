@@ -1,4 +1,5 @@
-"""What a model remembers of finished shots: keys and values of every layer, one entry a group (LCT sec. 3.3).
+"""What a model remembers of finished shots: keys and values of every layer, one entry a group (LCT sec. 3.3), and for networks
+whose pixels go on from those of the shot before, its last picture.
 
 Keys are kept *before* rotation. A `Layout` hands out positions, so a chosen subset of the history can be placed without gaps,
 and a window that slides keeps the coordinates the model was trained on.
@@ -27,7 +28,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m
 
 @dataclass(frozen=True)
 class Memory:
-    """One remembered group: its place in the scene and its unrotated keys and values, stacked over layers.
+    """One remembered group: its place in the scene, its unrotated keys and values, stacked over layers, and its last picture.
 
     scales: for keys and values kept in fp8, what each layer's heads were divided by; None for wider ones. last: what its last
     token frame was taken for, for networks that go on from pixels (`refine.py`).

@@ -5,8 +5,10 @@ tested against torch's FLOP counter, its memory profiler, and the clock.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,8 @@ TRAFFIC_NEW, TRAFFIC_PAST, TRAFFIC_MEASURED = 96, 17, 36
 # The same of the pixel refiner's maps, at its ends and a block: norm 5, shifts 4, modulation 6, SiLU 2, skip 3; the rest is what
 # convolutions lay out anew. Set so that a pass of the tiny base is predicted (75 ms without, 127 ms measured, one thread).
 TRAFFIC_REFINER_ENDS, TRAFFIC_REFINER_BLOCK = 21, 33
+# And of the pictures seen before: gathered, laid out twice, differences, mask, joined, shares, sum.
+TRAFFIC_PICTURES = 20
 # So many of its maps, of a convolution's weights laid out anew, and of the pictures seen before, are alive at its peak.
 LIVE_REFINER, LIVE_KERNELS, LIVE_PICTURES = 5, 3, 3
 CALLS_A_BLOCK = 200  # operations a block issues, each with its fixed cost
@@ -90,6 +94,7 @@ def forward_work(config: MMDiTConfig, layout: Layout, visibility: Visibility, re
     ends += round(refined * refiner_flops(config, layout))
     traffic = (TRAFFIC_NEW + 2 * config.mlp_ratio) * new + TRAFFIC_PAST * past
     maps = (TRAFFIC_REFINER_ENDS + TRAFFIC_REFINER_BLOCK * config.refiner_depth) * config.refiner_width
+    maps += TRAFFIC_PICTURES * len(config.refiner_moves) * RGB * FOLD * FOLD
     maps = round(refined * maps * _folded_pixels(config, layout.groups))
     return Work(
         matmul=config.depth * (every_token * new + every_group * groups) + ends,
@@ -120,6 +125,18 @@ def _folded_pixels(config: MMDiTConfig, groups: Sequence[Group]) -> int:
     return tokens * t * h * w // FOLD**2 if config.refiner_width else 0
 
 
+def _refined_together(config: MMDiTConfig, layout: Layout) -> list[list[Group]]:
+    """The groups of a pass that a refiner corrects at once: of one size, and none of them before another."""
+    waves: defaultdict[tuple, list[Group]] = defaultdict(list)
+    for groups, past in zip(layout.scenes, layout.past, strict=True):
+        depth = 0
+        for before, group in pairwise((None, *groups[past:])):
+            like = before is not None and before.shot != GLOBAL and before.grid[1:] == group.grid[1:]
+            depth = depth + 1 if like and config.goes_on else 0
+            waves[depth, group.grid[1:]].append(group)
+    return list(waves.values())
+
+
 def text_work(config: MMDiTConfig, lengths: Sequence[int]) -> Work:
     """The text refiner over prompts of these lengths."""
     tokens, width = sum(lengths), config.width
@@ -148,11 +165,8 @@ def activation_bytes(config: MMDiTConfig, layout: Layout, itemsize: int) -> int:
         return block
     moves = len(config.refiner_moves)
     maps = LIVE_REFINER * config.refiner_width + entering(moves) + LIVE_PICTURES * moves * RGB * FOLD * FOLD
-    shots = layout.groups
-    if moves:  # a shot waits for the one before it
-        computed = zip(layout.scenes, layout.past, strict=True)
-        shots = [max(groups[n:], key=lambda g: g.video) for groups, n in computed if groups[n:]]
-    refiner = (_folded_pixels(config, shots) * maps + LIVE_KERNELS * 9 * config.refiner_width**2) * itemsize
+    at_once = max(_folded_pixels(config, groups) for groups in _refined_together(config, layout))
+    refiner = (at_once * maps + LIVE_KERNELS * 9 * config.refiner_width**2) * itemsize
     return max(block, refiner + 2 * latents + layout.num_video * config.width * (8 + itemsize))
 
 

@@ -1,4 +1,5 @@
-"""Makes a trained native network larger without changing what it answers, so that training goes on from where it was."""
+"""Makes a trained native network larger without changing what it answers, a fresh refiner of pixels aside, so that training
+goes on from where it was."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -22,13 +23,15 @@ def grow(
     moves: tuple[Move, ...] | None = None,
     seed: int = 0,
 ) -> MMDiT:
-    """A larger network with the weights of `network`; only a new refiner changes an answer, which it leaves uncorrected at first.
+    """A larger network with the weights of `network`; only a new refiner changes an answer: at first by going
+    towards the noisy picture (`PixelRefiner`).
 
     doubled: blocks (0-based) that are followed by a copy of themselves with closed gates (adaLN-Zero, Peebles & Xie 2023,
     sec. 3.2), which is the identity until it learns. detail_width: of the wider detail head, whose new units add nothing at
     first (Net2Net, Chen et al. 2016, has copies there). refiner: width and depth of a fresh pixel refiner, None to keep the
     network's own. moves: with which the refiner is shown what was seen last (`refine.py`), of which it takes no notice at first;
-    None to keep the network's own. Raises ValueError for a block that isn't there or a head that would shrink.
+    None to keep the network's own. Raises ValueError for a block that isn't there, a head that would shrink, and moves
+    in place of those that a refiner knows.
     """
     old = network.config
     hidden = old.detail_width if detail_width is None else detail_width
@@ -40,6 +43,12 @@ def grow(
     if refiner is not None:
         config = replace(config, refiner_width=refiner[0], refiner_depth=refiner[1])
     if moves is not None:
+        if not config.refiner_width:
+            raise ValueError("moves are a pixel refiner's; this network has none")
+        if refiner is None and moves[: len(old.refiner_moves)] != old.refiner_moves:
+            raise ValueError(
+                f"a refiner of moves {old.refiner_moves} can only get more after these, not {moves}"
+            )
         config = replace(config, refiner_moves=moves)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -56,7 +65,15 @@ def grow(
                 nn.init.zeros_(larger.refiner.enter.weight)
             for wide, narrow in zip(larger.get_submodule(name).parameters(), part.parameters(), strict=True):
                 wide[tuple(slice(n) for n in narrow.shape)] = narrow
+            if name == "refiner" and larger.refiner is not None and old.refiner_moves:
+                _keep_last(larger.refiner.enter.weight, part.get_parameter("enter.weight"))
     return larger
+
+
+def _keep_last(wide: torch.Tensor, narrow: torch.Tensor) -> None:
+    """The channel that says how much of the last picture is known stays the last one, with the weights it has."""
+    wide[:, narrow.shape[1] - 1] = 0
+    wide[:, -1] = narrow[:, -1]
 
 
 def _grow_blocks(blocks: nn.Module, larger: nn.ModuleList, doubled: Collection[int]):

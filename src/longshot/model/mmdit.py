@@ -35,7 +35,8 @@ class MMDiTConfig:
     saves parameters in small models). detail_width: hidden width of a per-token head that sees the noisy token beside the
     features, 0 for none; a token of more numbers than `width` loses detail without it. patch, refiner_width, refiner_depth: of
     pixel bases, what a token spans and the size of the network that corrects its pixels (`refine.py`), width 0 for none;
-    refines_below: up to which noise level it is asked. theta: rotary base.
+    refiner_moves: with which it is shown the last picture of the shot before (`Move`), none where shots are corrected alone;
+    refines_below: the noise level up to which a shot, or the one it goes on from, must be for it to be asked. theta: rotary base.
     predicts: what the last layer means, z_0 ("clean") or v.
     """
 
@@ -63,10 +64,17 @@ class MMDiTConfig:
         split_axes(self.head_dim)
         if self.refiner_width and self.predicts != "clean":
             raise ValueError("a pixel refiner corrects clean answers; this network predicts the velocity")
+        if any(len(m) != 2 or not all(isinstance(n, int) for n in m) for m in self.refiner_moves):
+            raise ValueError(f"moves are pairs of whole pixels, got {self.refiner_moves}")
 
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a shot's pixels go on from the last picture of the shot before."""
+        return bool(self.refiner_width and self.refiner_moves)
 
 
 def layer_norm(x: Tensor) -> Tensor:
@@ -388,16 +396,16 @@ class MMDiT(nn.Module):
             noisy = z[route.video_rows].to(last.dtype)
             out = out + self.detail_down(F.silu(self.detail_up(torch.cat([last, noisy], 1))))
         before: list[Before | None] = [None] * len(layout.groups)
-        if refine and self.config.refiner_moves:
+        if refine and self.config.goes_on:
             before = shots_before(layout, visibility, sigma, past)
-        chosen = self._refined(sigma, layout, before)
+        chosen = self._chosen(sigma, layout, before)
         refiner = self.refiner if refine and any(chosen) else None
         told = out[:, :0] if refiner is None else refiner.tell(last)
         if not isinstance(kernel, str):
             joined = kernel.join(torch.cat([out, told], 1), ~layout.queries.is_text)
             out, told = joined.split([out.shape[1], told.shape[1]], dim=1)
         if refiner is None:
-            return out
+            return out + self._nothing() if refine else out
         if isinstance(kernel, str):
             return refiner(out, z.to(out.dtype), told, cond, sigma, layout, chosen, before)
         # Every process refines the whole sequence.
@@ -405,7 +413,15 @@ class MMDiT(nn.Module):
         inputs = (out, z.to(out.dtype), told, kernel.shared(cond), sigma, layout, chosen, before)
         return functional_call(refiner, weights, inputs)
 
-    def _refined(self, sigma: Tensor, layout: Layout, before: Sequence[Before | None]) -> list[bool]:
+    def _nothing(self) -> Tensor | float:
+        """0, of which every weight of a refiner that learns has a gradient, so that all processes of a run have gradients of the
+        same weights; those that store slices of weights (FSDP2) join what is there by its place."""
+        learn = [] if self.refiner is None else [p for p in self.refiner.parameters() if p.requires_grad]
+        if not learn or not torch.is_grad_enabled():
+            return 0.0
+        return 0.0 * sum((p.sum() for p in learn), torch.zeros((), device=learn[0].device))
+
+    def _chosen(self, sigma: Tensor, layout: Layout, before: Sequence[Before | None]) -> list[bool]:
         """Which groups are corrected: shots at low noise levels, and those that go on from one at a low level."""
         most = self.config.refines_below
         own = zip(sigma.tolist(), layout.groups, before, strict=True)
@@ -430,7 +446,7 @@ def memories_from(
     for i, (group, span) in enumerate(zip(layout.groups, layout.group_spans, strict=True)):
         kv = keys[:, span.slice].clone(), values[:, span.slice].clone()
         last = None
-        if clean is not None:
+        if clean is not None and group.shot != GLOBAL:
             stop, frame = layout.video_spans[i].stop, group.grid[1] * group.grid[2]
             last = clean[stop - frame : stop].clone()
         out[scene_of_group[i]].append(Memory(group, float(sigma[i]), *kv, last=last))

@@ -32,7 +32,7 @@ NOISIEST = 0.99  # above this level the noisy picture is read as if it were at i
 
 @dataclass(frozen=True)
 class Before:
-    """The shot before another one, as far as its last picture is known.
+    """The shot placed before another one, as far as its last picture is known. Of a chosen history it is the last one chosen.
 
     level: its noise level. group: its index in `Layout.groups`, or None where it is remembered. rows: what was remembered of its
     last token frame, [rows, channels].
@@ -49,7 +49,7 @@ def shots_before(
     sigma: Float[Tensor, " groups"],
     past: Sequence[Context],
 ) -> list[Before | None]:
-    """For each group, the shot before it, None where there is none that it may see, or one of another size.
+    """For each group, the shot placed before it, None where there is none that it may see, or one of another size.
 
     Raises UserError where a remembered shot was remembered without its last picture.
     """
@@ -143,7 +143,7 @@ class PixelRefiner(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Fresh weights of the convolutions; the correction starts at 0."""
+        """Fresh weights; what the convolutions add and all gates start at 0, so that only the noisy picture's share is taken."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -160,16 +160,16 @@ class PixelRefiner(nn.Module):
         self,
         coarse: Float[Tensor, "video channels"],
         z: Float[Tensor, "video channels"],
-        told: Float[Tensor, "video features"],
+        said: Float[Tensor, "video features"],
         cond: Float[Tensor, "groups cond"],
         sigma: Float[Tensor, " groups"],
         layout: Layout,
         chosen: Sequence[bool],
-        before: Sequence[Before | None] = (),
+        before: Sequence[Before | None],
     ) -> Float[Tensor, "video channels"]:
         """The answer for each row, corrected in the chosen groups.
 
-        coarse: the transformer's answer. z: what it saw, at the noise levels `sigma`. told: `tell` of its last features.
+        coarse: the transformer's answer. z: what it saw, at the noise levels `sigma`. said: `tell` of its last features.
         before: of each group, where its last seen picture comes from (`shots_before`); one that is computed here is taken as it
         was corrected, so that a shot sees the same whether the one before it is remembered or not.
         """
@@ -181,12 +181,12 @@ class PixelRefiner(nn.Module):
             ready = sorted(waiting - later)
             for size in sorted({layout.groups[i].grid[1:] for i in ready}):
                 own = [i for i in ready if layout.groups[i].grid[1:] == size]
-                out = self._corrected(own, size, out, z, told, cond, sigma, layout, before)
+                out = self._corrected(own, size, out, z, said, cond, sigma, layout, before)
             waiting = later
         return out
 
     def _corrected(
-        self, own: list[int], size: tuple[int, int], out, z, told, cond, sigma, layout: Layout, before
+        self, own: list[int], size: tuple[int, int], out, z, said, cond, sigma, layout: Layout, before
     ) -> Tensor:
         """`out` with the shots `own` corrected, whose frames have one size."""
         (t, h, w), (H, W) = self.patch, size
@@ -201,7 +201,7 @@ class PixelRefiner(nn.Module):
         coarse, noisy = (
             rearrange(x.index_select(0, rows), f"{packed} -> {folded}", **sizes, **folds) for x in (out, z)
         )
-        told, gates = told.index_select(0, rows).split(
+        told, gates = said.index_select(0, rows).split(
             [self.told.out_features, self.gates.out_features], dim=1
         )
         told = rearrange(told, "(T H W) (t h w c) -> (T t) (H h) (W w) c", **sizes, c=FEATURES)

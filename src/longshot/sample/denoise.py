@@ -6,7 +6,7 @@ is one `Context` a branch.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import get_args
 
@@ -18,7 +18,7 @@ from longshot.bases.base import Base, Mode, Spec, holds_history_clean
 from longshot.errors import UserError
 from longshot.flow import Descent, Solver, add_noise, need_solver, shift_sigma, sigma_table
 from longshot.layout import GLOBAL, Group, Layout, global_group, timeline
-from longshot.model.context import CacheDtype, Context
+from longshot.model.context import CacheDtype, Context, Memory
 from longshot.sample.plan import Plan, PlannedShot, Round
 
 Contexts = tuple[Context, ...]
@@ -296,11 +296,18 @@ class Runner:
             return Finished(
                 z,
                 tuple(
-                    c.extended(self.stored(k.select(todo.denoise)).memories)
+                    c.extended(self.ended(m) for m in self.stored(k.select(todo.denoise)).memories)
                     for c, k in zip(contexts, kept[0][: len(contexts)], strict=True)
                 ),
             )
         return Finished(z, self.remembered(contexts, todo))
+
+    def ended(self, memory: Memory) -> Memory:
+        """A memory of a step on the way, with the last picture that the film has."""
+        if memory.last is None:
+            return memory
+        rows = self.latents[memory.group.shot][-len(memory.last) :]
+        return replace(memory, last=rows.to(memory.last))
 
     # -- history --------------------------------------------------------------------------------------------------------
     def noised(self, shot: int) -> Tensor:

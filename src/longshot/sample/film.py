@@ -3,7 +3,7 @@
     shot_01.mp4 ...      one video a shot          latents/shot_01.safetensors ...   its clean latent
     scene.mp4            all of them, in order     sheet.png                         a contact sheet
     manifest.json        what was made, from what, with which settings
-    context/             keys and values, one file a branch (only where asked for)
+    context/             keys, values and last pictures, one file a branch (only where asked for)
     takes/               finished shots that another take replaced
 
 A shot's `key` is a hash of everything that decides its pixels, its history's keys included, so a run that was stopped goes on

@@ -6,6 +6,7 @@ A forecast walks through a `Plan` as `denoise` does, and adds up what each pass 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ class RoundForecast:
     step: Work
     total: Work
     activations: int  # bytes at the peak
-    cache: int  # bytes of keys and values held, all branches
+    cache: int  # bytes of keys, values and last pictures held, all branches
     cache_elsewhere: bool = False  # of which only a layer is on the device at once
 
 
@@ -157,7 +158,8 @@ class NativeCosts:
     def picture_bytes(self, group: Group) -> int:
         """Of a shot's last picture, where it is remembered."""
         network = self.config.network
-        return 4 * network.channels * group.grid[1] * group.grid[2] if network.refiner_moves else 0
+        remembered = network.goes_on and group.shot != GLOBAL
+        return 4 * network.channels * group.grid[1] * group.grid[2] if remembered else 0
 
 
 Costs = NativeCosts | Shape
@@ -265,18 +267,24 @@ class _Walk:
     def stepping(self, todo: Round) -> Costs:
         """The costs of a round's steps: of a native base that goes on from pixels, every step that has a nearly clean shot before
         it asks the refiner."""
-        costs = self.costs
-        if not isinstance(costs, NativeCosts) or self.plan.context_sigma > costs.config.network.refines_below:
+        costs, cached = self.costs, self.plan.memory == "cache"
+        if not isinstance(costs, NativeCosts):
             return costs
-        shots = sorted((*todo.denoise, *todo.given))
-        shares = []
-        for before, shot in pairwise((None, *shots)):
+        network, level = costs.config.network, self.plan.context_sigma
+        if cached and self.sampling.reuse_steps:
+            levels = levels_of(costs.spec, self.sampling)[:-1]
+            level = float(levels[(levels - level).abs().argmin()])
+        if level > network.refines_below:
+            return costs
+        asked = tokens = 0.0
+        for before, shot in pairwise((None, *sorted((*todo.denoise, *todo.given)))):
+            share, size = costs.refined, prod(self.plan[shot].grid)
             if shot in todo.given:
-                shares += [] if self.plan.memory == "cache" else [1.0]
-            else:
-                like = before in todo.given and self.plan[before].grid[1:] == self.plan[shot].grid[1:]
-                shares.append(1.0 if like and costs.config.network.refiner_moves else costs.refined)
-        return replace(costs, refined=sum(shares) / len(shares))
+                share, size = 1.0, 0 if cached else size
+            elif network.goes_on and before in todo.given:
+                share = 1.0 if self.plan[before].grid[1:] == self.plan[shot].grid[1:] else share
+            asked, tokens = asked + share * size, tokens + size
+        return replace(costs, refined=asked / tokens)
 
     def cache_bytes(self, tokens: int) -> int:
         """Keys and values as they are kept, without the scales of fp8, which are few."""

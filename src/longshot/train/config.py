@@ -22,7 +22,7 @@ class StageConfig:
     (`train/evidence.py`). guessed: chance that a step's noise lies over what the network guessed under more noise (there, too).
     precision: of products and convolutions; weights, sums and the optimizer stay fp32 (`torch.autocast`).
     learns: the transformer, while a pixel refiner is left aside, that refiner alone (`model/refine.py`), which is cheaper and
-    needs other noise levels, or both, of which a network may have only the first.
+    needs other noise levels, or both; a network without a refiner then trains its transformer.
     """
 
     name: str

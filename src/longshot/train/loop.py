@@ -212,7 +212,8 @@ def deferred_interrupt() -> Generator[Callable[[], bool]]:
 def _choose_what_learns(network: MMDiT, config: StageConfig) -> None:
     """Freezes the other part, if any.
 
-    UserError for a refiner that isn't there, and for one that some steps wouldn't ask: nothing would learn in them.
+    UserError for a refiner that isn't there, and, where no shot goes on from another one's pixels, for noise levels at which it
+    isn't asked: nothing would learn from them.
     """
     refiner_learns = config.learns == "refiner"
     network.requires_grad_(not refiner_learns)
@@ -222,11 +223,11 @@ def _choose_what_learns(network: MMDiT, config: StageConfig) -> None:
         raise UserError(
             "this network has no pixel refiner to train; give --stage single, lct or causal, and --init"
         )
-    asked_above = bool(network.config.refiner_moves)  # by shots that go on from a clean one
+    asked_above = network.config.goes_on  # by shots that go on from a clean one
     if refiner_learns and not asked_above and config.sigma.most > network.config.refines_below:
         raise UserError(
             f"stage {config.name}: draws noise levels up to {config.sigma.most:g}, and this network asks its refiner only up to "
-            f"{network.config.refines_below:g}; set sigma.most to that"
+            f"{network.config.refines_below:g}; set sigma.most to that, or give it moves (recipes/grow.py --moves)"
         )
 
 
@@ -362,9 +363,7 @@ class Trainer:
             )
         num_shots = sum(g.shot != GLOBAL for g in batch.layout.groups)
         share = num_shots / self.shared.sum(torch.tensor(float(num_shots))).item()
-        weighted = (loss.flow + config.attributes * loss.attributes) * share
-        if weighted.requires_grad:  # not where a refiner learns and no shot of this process asked it
-            weighted.backward()
+        ((loss.flow + config.attributes * loss.attributes) * share).backward()
         ranks.sum_gradients(self.modules)
         norm = clip_gradients(self.modules, config.clip)
         self.optimizer.step()
