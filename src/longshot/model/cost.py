@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -129,8 +128,8 @@ def _refined_together(config: MMDiTConfig, layout: Layout) -> list[list[Group]]:
     """The groups of a pass that a refiner corrects at once: of one size, and none of them before another."""
     waves: defaultdict[tuple, list[Group]] = defaultdict(list)
     for groups, past in zip(layout.scenes, layout.past, strict=True):
-        depth = 0
-        for before, group in pairwise((None, *groups[past:])):
+        depth, new = 0, groups[past:]
+        for before, group in zip((None, *new), new, strict=False):
             like = before is not None and before.shot != GLOBAL and before.grid[1:] == group.grid[1:]
             depth = depth + 1 if like and config.goes_on else 0
             waves[depth, group.grid[1:]].append(group)

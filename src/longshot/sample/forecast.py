@@ -5,7 +5,6 @@ A forecast walks through a `Plan` as `denoise` does, and adds up what each pass 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -277,11 +276,12 @@ class _Walk:
         if level > network.refines_below:
             return costs
         asked = tokens = 0.0
-        for before, shot in pairwise((None, *sorted((*todo.denoise, *todo.given)))):
+        shots = sorted((*todo.denoise, *todo.given))
+        for before, shot in zip((None, *shots), shots, strict=False):
             share, size = costs.refined, prod(self.plan[shot].grid)
             if shot in todo.given:
                 share, size = 1.0, 0 if cached else size
-            elif network.goes_on and before in todo.given:
+            elif network.goes_on and before is not None and before in todo.given:
                 share = 1.0 if self.plan[before].grid[1:] == self.plan[shot].grid[1:] else share
             asked, tokens = asked + share * size, tokens + size
         return replace(costs, refined=asked / tokens)
