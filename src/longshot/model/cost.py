@@ -22,7 +22,8 @@ from longshot.model.rope import rotate, rotations, split_axes
 # turns 18, gates 12, GELU 2 mlp_ratio. A remembered token is joined, and its key turned. `measure_machine` times 36 of them.
 TRAFFIC_NEW, TRAFFIC_PAST, TRAFFIC_MEASURED = 96, 17, 36
 # The same of the pixel refiner's maps, at its ends and a block: norm 5, shifts 4, modulation 6, SiLU 2, skip 3; the rest is what
-# convolutions lay out anew. Set so that a pass of the tiny base is predicted (75 ms without, 127 ms measured, one thread).
+# convolutions lay out anew. Set so that a pass of the tiny base was predicted before its refiner was shown other pictures (75 ms
+# without, 127 ms measured, one thread).
 TRAFFIC_REFINER_ENDS, TRAFFIC_REFINER_BLOCK = 21, 33
 # And of the pictures seen before: gathered, laid out twice, differences, mask, joined, shares, sum.
 TRAFFIC_PICTURES = 20
