@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from longshot.layout import GLOBAL, Group, Layout, Visibility
 from longshot.model.mmdit import SINUSOIDS, MMDiT, MMDiTConfig, layer_norm
-from longshot.model.refine import FEATURES, FOLD, RGB, entering, leaving
+from longshot.model.refine import FEATURES, FOLD, RGB, can_follow, entering, leaving
 from longshot.model.rope import rotate, rotations, split_axes
 
 # How often a block reads or writes a number of its [tokens, width] streams outside matrix products and attention, counted
@@ -131,8 +131,8 @@ def _refined_together(config: MMDiTConfig, layout: Layout) -> list[list[Group]]:
     for groups, past in zip(layout.scenes, layout.past, strict=True):
         depth, new = 0, groups[past:]
         for before, group in zip((None, *new), new, strict=False):
-            like = before is not None and before.shot != GLOBAL and before.grid[1:] == group.grid[1:]
-            depth = depth + 1 if like and config.goes_on else 0
+            waits = config.goes_on and before is not None and can_follow(before, group)
+            depth = depth + 1 if waits else 0
             waves[depth, group.grid[1:]].append(group)
     return list(waves.values())
 

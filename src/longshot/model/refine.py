@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from longshot.errors import UserError
-from longshot.layout import GLOBAL, Layout, Visibility
+from longshot.layout import GLOBAL, Group, Layout, Visibility
 from longshot.model.context import Context
 
 Move = tuple[int, int]
@@ -43,6 +43,11 @@ class Before:
     rows: Float[Tensor, "rows channels"] | None = None
 
 
+def can_follow(before: Group, group: Group) -> bool:
+    """Whether a group placed after another one can go on from its last picture: both are shots, of one size."""
+    return GLOBAL not in (before.shot, group.shot) and before.grid[1:] == group.grid[1:]
+
+
 def shots_before(
     layout: Layout,
     visibility: Visibility,
@@ -58,12 +63,7 @@ def shots_before(
     for groups, num_past, context in zip(layout.scenes, layout.past, past, strict=True):
         for place in range(num_past, len(groups)):
             before = groups[place - 1] if place else None
-            if (
-                visibility == "shot"
-                or before is None
-                or GLOBAL in (before.shot, groups[place].shot)
-                or before.grid[1:] != groups[place].grid[1:]
-            ):
+            if visibility == "shot" or before is None or not can_follow(before, groups[place]):
                 out.append(None)
             elif place > num_past:
                 out.append(Before(levels[len(out) - 1], len(out) - 1))
