@@ -153,6 +153,11 @@ def levels_of(spec: Spec, sampling: Sampling, tokens: int = 0) -> Float[Tensor, 
     return shift_sigma(torch.tensor([*fixed, 0.0], dtype=torch.float64), shift).float()
 
 
+def nearest_step(levels: Float[Tensor, " levels"], sigma: float) -> int:
+    """The step of a sampling whose noise level is nearest sigma (the last level, 0, is never evaluated)."""
+    return int((levels[:-1] - sigma).abs().argmin())
+
+
 class Runner:
     """Runs the rounds of one plan: holds what doesn't change between steps."""
 
@@ -181,8 +186,8 @@ class Runner:
 
     @property
     def memory_step(self) -> int:
-        """The step whose noise level is nearest context_sigma (the last level, 0, is never evaluated)."""
-        return int((self.sigmas[:-1] - self.plan.context_sigma).abs().argmin())
+        """The step whose noise level is nearest context_sigma."""
+        return nearest_step(self.sigmas, self.plan.context_sigma)
 
     # -- one forward pass -----------------------------------------------------------------------------------------------
     def layout(self, shots: tuple[int, ...], contexts: Contexts) -> Layout:

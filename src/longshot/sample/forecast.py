@@ -29,7 +29,7 @@ from longshot.model.cost import (
     measure_machine,
     text_work,
 )
-from longshot.sample.denoise import Sampling, check_plan, levels_of
+from longshot.sample.denoise import Sampling, check_plan, levels_of, nearest_step
 from longshot.sample.plan import Plan, PlannedShot, Round, autoregressive, together
 from longshot.sample.story import tell
 from longshot.scene import Scene
@@ -271,8 +271,8 @@ class _Walk:
             return costs
         network, level = costs.config.network, self.plan.context_sigma
         if cached and self.sampling.reuse_steps:
-            levels = levels_of(costs.spec, self.sampling)[:-1]
-            level = float(levels[(levels - level).abs().argmin()])
+            levels = levels_of(costs.spec, self.sampling)
+            level = float(levels[nearest_step(levels, level)])
         if level > network.refines_below:
             return costs
         asked = tokens = 0.0
