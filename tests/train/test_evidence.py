@@ -7,17 +7,22 @@ import pytest
 import torch
 from small_run import tiny_base
 
-from longshot.flow import per_token
+from longshot.flow import Descent, per_token
 from longshot.layout import GLOBAL, Group, Layout, global_group
+from longshot.train.config import lct
 from longshot.train.evidence import (
     DOUBTFUL,
     GRAINLESS,
+    REMADE_IN,
+    WORN,
+    Earlier,
     false_evidence,
     grain,
     is_misleading,
     noise_over,
     noised,
     own_guess,
+    worn_history,
 )
 from longshot.train.loop import collate
 from longshot.train.puppets import PuppetSteps, StreamConfig
@@ -126,8 +131,8 @@ def test_a_networks_own_guess_without_noise_ahead_is_the_truth():
     z_0, eps = torch.randn(2, layout.num_video, BASE.spec.channels, generator=generator)
     text = torch.randn(layout.num_text, BASE.config.network.width, generator=generator)
     none, some = torch.zeros(3), torch.tensor([0.0, 0.5, 0.0])
-    assert torch.equal(own_guess(BASE, z_0, text, layout, "scene", none, eps), z_0)
-    guess = own_guess(BASE, z_0, text, layout, "scene", some, eps)
+    assert torch.equal(own_guess(BASE, z_0, text, layout, "scene", Earlier(none, eps)), z_0)
+    guess = own_guess(BASE, z_0, text, layout, "scene", Earlier(some, eps))
     changed = (guess != z_0).any(1)
     assert changed.tolist() == [g == 1 for g in layout.group_of_video]
 
@@ -141,3 +146,30 @@ def test_from_noise_over_a_guess_the_velocity_leads_to_the_truth():
     assert torch.equal(z_t[0], guess[0]) and torch.equal(v[0], torch.zeros(6))
     level = per_token(sigma, layout)
     assert torch.allclose((z_t - level * v)[1:], z_0[1:], rtol=0, atol=1e-12)
+
+
+def test_worn_history_is_what_eulers_steps_make_of_it_and_what_is_to_be_denoised_stays_true():
+    """Against the sampler's own steps: `Descent` down to 0, from where each shot begins."""
+    layout = Layout.single(*(Group(k, 2, (1, 2, 2)) for k in (1, 2, 3)))
+    generator = torch.Generator().manual_seed(2)
+    z_0, eps = torch.randn(2, layout.num_video, BASE.spec.channels, generator=generator)
+    text = torch.randn(layout.num_text, BASE.config.network.width, generator=generator)
+    sigma, ahead = torch.tensor([0.1, 0.1, 0.9]), torch.tensor([0.5, 0.5, 0.7])
+    earlier = worn_history(sigma, ahead, eps)
+    began = 0.1 + WORN * 0.5 * 0.9
+    assert earlier.sigma.tolist() == pytest.approx([began, began, 0.9])
+    guess = own_guess(BASE, z_0, text, layout, "causal", earlier)
+    history, made = (layout.group_of_video < 2), Layout.single(*layout.groups[:2])
+    rows, words = torch.from_numpy(history), made.num_text
+    z = (1 - began) * z_0[rows] + began * eps[rows]
+    way = Descent("euler", torch.linspace(began, 0, REMADE_IN + 1), lambda k: torch.empty(0))
+    for level in way.sigmas[:-1]:
+        with torch.no_grad():
+            z = way.step(z, BASE.velocity(z, text[:words], level.expand(2), made, "causal"))
+    torch.testing.assert_close(guess[rows], z, atol=1e-5, rtol=1e-5)
+    assert torch.equal(guess[~rows], z_0[~rows]) and not torch.equal(guess[rows], z_0[rows])
+
+
+def test_a_step_cannot_show_guesses_and_worn_history():
+    with pytest.raises(ValueError, match="make over 1"):
+        replace(lct(10), guessed=0.7, worn=0.4)

@@ -23,7 +23,7 @@ from longshot.train.puppets import PuppetSteps, StreamConfig
 
 STREAM = StreamConfig(scenes=3, single=0.3, shots=(2, 3), frames=(4, 8), drop_global=0.3)
 STAGE = StageConfig("test", steps=4, stream=STREAM, warmup=1, lr=1e-3)
-REFINING = replace(STAGE, learns="refiner", guessed=0.5, lr=2e-4)
+REFINING = replace(STAGE, learns="refiner", guessed=0.5, worn=0.5, lr=2e-4)
 STEP = 3
 
 Result = dict[str, Tensor]  # "loss", and the gradient of every weight

@@ -20,6 +20,7 @@ class StageConfig:
     ema: decay of the weight average that is kept and shipped. attributes: weight of the auxiliary loss of
     `train/attributes.py`, 0 for none. grain: chance that a shot's noise is stronger in places than its level says
     (`train/evidence.py`). guessed: chance that a step's noise lies over what the network guessed under more noise (there, too).
+    worn: chance that a step's history is what the network itself makes of it (`worn_history`, there); with `guessed` at most 1.
     precision: of products and convolutions; weights, sums and the optimizer stay fp32 (`torch.autocast`).
     learns: the transformer, while a pixel refiner is left aside, that refiner alone (`model/refine.py`), which is cheaper and
     needs other noise levels, or both; a network without a refiner then trains its transformer.
@@ -39,6 +40,7 @@ class StageConfig:
     attributes: float = 0.0
     grain: float = 0.0
     guessed: float = 0.0
+    worn: float = 0.0
     precision: Precision = "fp32"
     learns: Literal["transformer", "refiner", "both"] = "transformer"
     seed: int = 0
@@ -47,6 +49,11 @@ class StageConfig:
         if self.attributes and isinstance(self.stream, ShardStream):
             raise ValueError(
                 "only drawn scenes know their attributes; scenes out of shards need attributes=0"
+            )
+
+        if self.guessed + self.worn > 1:
+            raise ValueError(
+                f"a step shows guesses or worn history, not both; guessed {self.guessed:g} and worn {self.worn:g} make over 1"
             )
 
     def to_json(self) -> dict:

@@ -3,13 +3,15 @@
 A network that is only ever shown even noise over the truth learns to believe what it faintly sees more than what it was told. In
 sampling, what it faintly sees is its own first guess, so early errors stay ("exposure bias"; Ning et al. 2023, arXiv 2301.11706,
 train with more noise than is said against it). Here some scenes are shown with people who look otherwise or stand twice, some
-shots with grain, and some as the network itself guessed them under more noise; what is to be predicted stays the truth.
+shots with grain, some as the network itself guessed them under more noise, and some history as the network itself makes it; what
+is to be predicted stays the truth.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from longshot.bases.native import NativeBase
@@ -22,6 +24,10 @@ DOUBTFUL = 0.5
 """The noise level above which a shot may be shown otherwise than it is."""
 AHEAD = 0.6
 """How far towards pure noise the network's own guess is made: this share of the way there times a level that the stage draws."""
+WORN = 0.8
+"""How far towards pure noise history begins that the network makes again, as `AHEAD`. From higher up people no longer stand where
+the truth has them, and what comes next couldn't be told from it."""
+REMADE_IN = 3  # steps: of one step, history would be a blur that no sampler leaves
 GRAINLESS = 0.02
 """The noise level below which a shot counts as clean and has no grain."""
 
@@ -78,6 +84,31 @@ def noised(
     return z_t, torch.where(false, (z_t - z_0) / level.clamp(min=DOUBTFUL), v)
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """Where a sampler was before it came to what a step is trained on: noise levels [groups] and noise [video, channels], from
+    which the network goes to clean latents in `steps` of Euler's method, all shots at once. shows: of which groups what it comes
+    to is shown, of all where None."""
+
+    sigma: Float[Tensor, " groups"]
+    eps: Float[Tensor, "video channels"]
+    steps: int = 1
+    shows: Bool[Tensor, " groups"] | None = None
+
+
+def worn_history(
+    sigma: Float[Tensor, " groups"], ahead: Float[Tensor, " groups"], eps: Float[Tensor, "video channels"]
+) -> Earlier:
+    """What a roll-out sees: shots below `DOUBTFUL`, which those after them go on from, made again by the network from higher
+    levels. Resampling Forcing's history (Guo et al. 2025, arXiv 2512.15702), made in few steps and all shots at once.
+
+    ahead: how far towards `WORN` they begin, from 0 to 1.
+    """
+    is_history = sigma < DOUBTFUL
+    began = torch.where(is_history, sigma + WORN * ahead * (1 - sigma), sigma)
+    return Earlier(began, eps, REMADE_IN, is_history)
+
+
 @torch.no_grad()
 def own_guess(
     base: NativeBase,
@@ -85,14 +116,18 @@ def own_guess(
     text: Float[Tensor, "text width"],
     layout: Layout,
     visibility: Visibility,
-    ahead: Float[Tensor, " groups"],
-    eps: Float[Tensor, "video channels"],
+    earlier: Earlier,
     refine: bool = True,
 ) -> Float[Tensor, "video channels"]:
-    """What the network takes the clean latents for at the noise levels `ahead`, where a sampler was a few steps before."""
-    level = per_token(ahead, layout)
-    z_t = add_noise(z_0, eps, level)
-    return z_t - level * base.velocity(z_t, text, ahead, layout, visibility, refine=refine)
+    """What the network takes the clean latents for from where a sampler was earlier; z_0 itself where that isn't shown."""
+    level = per_token(earlier.sigma, layout)
+    z_t = add_noise(z_0, earlier.eps, level)
+    for taken in range(earlier.steps):
+        sigma = earlier.sigma * (1 - taken / earlier.steps)
+        z_t = z_t - level / earlier.steps * base.velocity(z_t, text, sigma, layout, visibility, refine=refine)
+    if earlier.shows is None:
+        return z_t
+    return torch.where(earlier.shows[torch.from_numpy(layout.group_of_video).to(z_0.device), None], z_t, z_0)
 
 
 def noise_over(

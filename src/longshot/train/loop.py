@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,16 @@ from longshot.model.mmdit import MMDiT
 from longshot.train.attributes import DEPTH, AttributeReaders
 from longshot.train.checkpoint import TrainingState
 from longshot.train.config import StageConfig
-from longshot.train.evidence import AHEAD, false_evidence, grain, noise_over, noised, own_guess
+from longshot.train.evidence import (
+    AHEAD,
+    Earlier,
+    false_evidence,
+    grain,
+    noise_over,
+    noised,
+    own_guess,
+    worn_history,
+)
 from longshot.train.parallel import Parallel, Ranks, clip_gradients, local, share_out, sliced, whole
 from longshot.train.puppets import Example, stream
 from longshot.train.shards import StoredExample
@@ -134,18 +143,18 @@ def batch_loss(
     eps: Tensor,
     visibility: Visibility,
     readers: AttributeReaders | None = None,
-    before: tuple[Tensor, Tensor] | None = None,
+    earlier: Earlier | None = None,
     refine: bool = True,
 ) -> BatchLoss:
-    """The losses of a batch at given noise. before: the levels and noise that the network guesses at first (`own_guess`).
+    """The losses of a batch at given noise. earlier: from where the network guesses at first, what the noise then lies over.
 
     refine: False leaves a native base's refiner of pixels out.
     """
     texts = base.encode_text(batch.prompts) if batch.texts is None else batch.texts
     text = torch.cat(list(texts))
-    if before is not None:
+    if earlier is not None:
         assert isinstance(base, NativeBase)
-        guess = own_guess(base, batch.z_0, text, batch.layout, visibility, *before, refine=refine)
+        guess = own_guess(base, batch.z_0, text, batch.layout, visibility, earlier, refine)
         z_t, v = noise_over(guess, batch.z_0, batch.layout, sigma, eps)
     else:
         evidence = None
@@ -351,15 +360,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         batch = collate(self.base, examples)
         indices = self.steps.places(self.step)
-        sigma, eps = self._noise(batch.layout, indices)
-        before = None
-        chance = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        if torch.rand((), generator=chance).item() < config.guessed:
-            ahead, eps_before = self._noise(batch.layout, indices, salt=1)
-            before = sigma + AHEAD * ahead * (1 - sigma), eps_before
+        sigma, eps = self._noise(batch.layout, config, indices)
+        earlier = self._earlier(batch.layout, sigma, indices)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             loss = batch_loss(
-                self.base, batch, sigma, eps, config.visibility, self.readers, before, self.refine
+                self.base, batch, sigma, eps, config.visibility, self.readers, earlier, self.refine
             )
         num_shots = sum(g.shot != GLOBAL for g in batch.layout.groups)
         share = num_shots / self.shared.sum(torch.tensor(float(num_shots))).item()
@@ -383,9 +388,22 @@ class Trainer:
             "tokens": len(batch.layout.queries),
         }
 
-    def _noise(self, layout: Layout, indices: Sequence[int], salt: int = 0) -> tuple[Tensor, Tensor]:
-        sigma, eps = draw_noise(layout, self.base.spec.channels, self.config, self.step, indices, salt)
+    def _noise(self, layout: Layout, config: StageConfig, indices: Sequence[int], salt: int = 0):
+        sigma, eps = draw_noise(layout, self.base.spec.channels, config, self.step, indices, salt)
         return sigma.to(self.device), eps.to(self.device)
+
+    def _earlier(self, layout: Layout, sigma: Tensor, indices: Sequence[int]) -> Earlier | None:
+        """From where the network guesses in this step, None where it is shown the truth. The same kind of step on all ranks."""
+        config = self.config
+        chance = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        kind = torch.rand((), generator=chance).item()
+        if kind < config.guessed:
+            ahead, eps = self._noise(layout, config, indices, salt=1)
+            return Earlier(sigma + AHEAD * ahead * (1 - sigma), eps)
+        if kind < config.guessed + config.worn:
+            each = replace(config, sigma=replace(config.sigma, shared=0.0, history=0.0))
+            return worn_history(sigma, *self._noise(layout, each, indices, salt=1))
+        return None
 
     def run(
         self,
