@@ -52,6 +52,11 @@ class Group:
         return t * h * w
 
     @property
+    def frame(self) -> int:
+        """Number of video tokens at one time."""
+        return self.grid[1] * self.grid[2]
+
+    @property
     def tokens(self) -> int:
         return self.text + self.video
 
@@ -265,6 +270,11 @@ class Layout:
         """The rows of each entry of `groups` in the latents `z` [video, channels]."""
         stops = np.cumsum([g.video for g in self.groups], dtype=np.int64)
         return tuple(Span(int(stop) - g.video, int(stop)) for g, stop in zip(self.groups, stops, strict=True))
+
+    def last_frame(self, group: int) -> slice:
+        """The rows of a group's last token frame in the latents; `group` is an index into `groups`."""
+        stop = self.video_spans[group].stop
+        return slice(stop - self.groups[group].frame, stop)
 
     def blocks(self, visibility: Visibility) -> list[tuple[Span, Span]]:
         """Attention as a list of (query span, key span) in which every query sees every key: no mask is needed.

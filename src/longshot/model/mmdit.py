@@ -447,7 +447,6 @@ def memories_from(
         kv = keys[:, span.slice].clone(), values[:, span.slice].clone()
         last = None
         if clean is not None and group.shot != GLOBAL:
-            stop, frame = layout.video_spans[i].stop, group.grid[1] * group.grid[2]
-            last = clean[stop - frame : stop].clone()
+            last = clean[layout.last_frame(i)].clone()
         out[scene_of_group[i]].append(Memory(group, float(sigma[i]), *kv, last=last))
     return out

@@ -241,8 +241,8 @@ class PixelRefiner(nn.Module):
             return out.new_zeros(shape), out.new_zeros(length)
         rows = before.rows
         if before.group is not None:
-            stop = layout.video_spans[before.group].stop
-            rows = (z if before.level == 0 else out)[stop - H * W : stop].detach()  # a clean shot is as given
+            given = z if before.level == 0 else out  # a clean shot is as given
+            rows = given[layout.last_frame(before.group)].detach()
         assert rows is not None
         sizes = {"H": H, "W": W, "t": t, "h": h, "w": w}
         picture = rearrange(rows.to(out), "(H W) (t h w c) -> t (H h) (W w) c", **sizes)[-1]

@@ -311,7 +311,7 @@ class Runner:
         """A memory of a step on the way, with the last picture that the film has."""
         if memory.last is None:
             return memory
-        rows = self.latents[memory.group.shot][-len(memory.last) :]
+        rows = self.latents[memory.group.shot][-memory.group.frame :]
         return replace(memory, last=rows.to(memory.last))
 
     # -- history --------------------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ class NativeCosts:
         """Of a shot's last picture, where it is remembered."""
         network = self.config.network
         remembered = network.goes_on and group.shot != GLOBAL
-        return 4 * network.channels * group.grid[1] * group.grid[2] if remembered else 0
+        return 4 * network.channels * group.frame if remembered else 0
 
 
 Costs = NativeCosts | Shape
