@@ -401,7 +401,26 @@ def test_scores_are_written(tmp_path, weights):
     done(
         "eval", "puppets", "--scenes", 2, "--seed", 3, "--tasks", "single", "--out", tmp_path / "eval", *both
     )
-    assert json.loads((tmp_path / "eval" / "scores.json").read_text())
+    alone = ["--bidirectional", "none", *both[both.index("--causal") :]]
+    done(
+        "eval",
+        "puppets",
+        "--scenes",
+        2,
+        "--seed",
+        3,
+        "--tasks",
+        "single",
+        "--out",
+        tmp_path / "alone",
+        *alone,
+    )
+    scored, only = (
+        json.loads((tmp_path / out / "scores.json").read_text())["tasks"]["single"]["runs"]
+        for out in ("eval", "alone")
+    )
+    assert set(scored) == {"bidirectional", "causal"} and set(only) == {"causal"}
+    assert {**only["causal"], "seconds": 0} == {**scored["causal"], "seconds": 0}
     assert "no task 'nothing'" in refused(
         "eval", "puppets", "--tasks", "nothing", "--out", tmp_path / "e", *both
     )

@@ -133,8 +133,8 @@ def eval_(
         scenes: held-out scenes a task.
         seed: which held-out scenes.
         tasks: some tasks only; all when none are named.
-        bidirectional: weights for full attention.
-        causal: weights for context-causal attention.
+        bidirectional: weights for full attention, or none to leave out what they do.
+        causal: weights for context-causal attention, or none.
     """
     from longshot.bases import load_base
     from longshot.eval.puppets import EvalConfig, Progress, evaluate
@@ -146,7 +146,8 @@ def eval_(
         if at.done == at.total:
             say(f"{at.task}: {at.run} done, {at.total} scenes")
 
-    scores = evaluate(load_base(bidirectional), load_base(causal, "causal"), config, tell)
+    full = None if bidirectional == "none" else load_base(bidirectional)
+    scores = evaluate(full, None if causal == "none" else load_base(causal, "causal"), config, tell)
     write(scores, out)
     print(f"{out / 'scores.json'}")
     return 0
