@@ -115,7 +115,8 @@ def flow_loss(
     """The mean over shots of the mean squared velocity error over each shot's own tokens, and that error for each group.
 
     Every shot weighs the same, however long it is (METHOD, sec. 3). Groups without loss (the global prompt) hold 0. sigma: given
-    for networks that predict z_0, whose velocity error is their own error / sigma; it counts as / max(sigma, LOSS_FLOOR).
+    where velocities are an error of clean latents / sigma, in a network's answer or in what it was shown; it counts as
+    / max(sigma, LOSS_FLOOR).
     """
     error = (v_hat.float() - v.float()).square().mean(1)
     if sigma is not None:

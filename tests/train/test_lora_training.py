@@ -19,12 +19,14 @@ from longshot.data.shards import Sample, ShardDataset, write_shards
 from longshot.errors import UserError
 from longshot.flow import SigmaDraw
 from longshot.train.config import StageConfig
+from longshot.train.evidence import worn_history
 from longshot.train.loop import ADAPTER, CHECKPOINT, Trainer, batch_loss, collate, draw_noise
 from longshot.train.shards import ShardStream
 from longshot.train.stages import REPORT_EVERY
 
 LORA = tune.LoraConfig(rank=2)
 STEPS = 4
+SHOWN = {"guessed": 0.5, "worn": 0.5}  # by seed 0, steps of both kinds
 
 
 @cache
@@ -73,7 +75,7 @@ def pipeline_shards(folder: Path, base) -> Path:
 def place(request, tmp_path_factory):
     """(the folder of a base or None for the native one, the stage of a run over it)."""
     if request.param == "native":
-        return None, StageConfig("lct", STEPS, STREAM, warmup=1, lr=1e-2, decay=0.1)
+        return None, StageConfig("lct", STEPS, STREAM, warmup=1, lr=1e-2, decay=0.1, **SHOWN)
     from bases.pipelines import hunyuan15, wan
 
     folder = tmp_path_factory.mktemp("base") / f"small-{request.param}"
@@ -82,7 +84,7 @@ def place(request, tmp_path_factory):
     dataset = ShardDataset(shards)
     budget = 2 * max(entry.tokens for entry in dataset.entries)
     stream = ShardStream(str(shards), dataset.fingerprint(), budget, single=0.3, image=0.3, drop_text=0.2)
-    return folder, StageConfig("lct", STEPS, stream, warmup=1, lr=1e-2, decay=0.1, sigma=SigmaDraw())
+    return folder, StageConfig("lct", STEPS, stream, warmup=1, lr=1e-2, decay=0.1, sigma=SigmaDraw(), **SHOWN)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,19 @@ def test_a_lora_changes_the_loss_and_no_weight_of_the_base(place, run):
     assert loss_of(before, config)[0] != pytest.approx(loss_of(after, config)[0], rel=1e-4)
     losses = [json.loads(line)["loss"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
     assert len(losses) == STEPS and all(loss == loss for loss in losses)
+
+
+def test_the_loss_of_worn_history_stays_small_where_there_is_hardly_any_noise(place):
+    """A velocity from a guess to the truth grows without bound as sigma falls; the loss counts the latents' error."""
+    folder, config = place
+    base = fresh(folder)
+    steps = config.stream.steps(config.seed)
+    batch = collate(base, steps[0])
+    sigma, eps = draw_noise(batch.layout, base.spec.channels, config, 0, steps.places(0))
+    earlier = worn_history(torch.full_like(sigma, 1e-5), torch.ones_like(sigma), eps)
+    with torch.no_grad():
+        loss = batch_loss(base, batch, torch.full_like(sigma, 1e-5), eps, "causal", earlier=earlier).flow
+    assert 1e-6 < float(loss) < 100
 
 
 def test_a_lora_that_has_learned_nothing_yet_changes_nothing(place):

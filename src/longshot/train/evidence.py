@@ -9,11 +9,13 @@ is to be predicted stays the truth.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from longshot.bases.base import Base
 from longshot.bases.native import NativeBase
 from longshot.flow import add_noise, per_token, velocity, velocity_from_clean
 from longshot.layout import GLOBAL, Layout, Visibility
@@ -111,20 +113,23 @@ def worn_history(
 
 @torch.no_grad()
 def own_guess(
-    base: NativeBase,
+    base: Base,
     z_0: Float[Tensor, "video channels"],
     text: Float[Tensor, "text width"],
     layout: Layout,
     visibility: Visibility,
     earlier: Earlier,
-    refine: bool = True,
+    **more: Any,
 ) -> Float[Tensor, "video channels"]:
-    """What the network takes the clean latents for from where a sampler was earlier; z_0 itself where that isn't shown."""
+    """What the network takes the clean latents for from where a sampler was earlier; z_0 itself where that isn't shown.
+
+    more: what `Base.velocity` takes besides.
+    """
     level = per_token(earlier.sigma, layout)
     z_t = add_noise(z_0, earlier.eps, level)
     for taken in range(earlier.steps):
         sigma = earlier.sigma * (1 - taken / earlier.steps)
-        z_t = z_t - level / earlier.steps * base.velocity(z_t, text, sigma, layout, visibility, refine=refine)
+        z_t = z_t - level / earlier.steps * base.velocity(z_t, text, sigma, layout, visibility, **more)
     if earlier.shows is None:
         return z_t
     return torch.where(earlier.shows[torch.from_numpy(layout.group_of_video).to(z_0.device), None], z_t, z_0)

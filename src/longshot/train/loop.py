@@ -152,9 +152,9 @@ def batch_loss(
     """
     texts = base.encode_text(batch.prompts) if batch.texts is None else batch.texts
     text = torch.cat(list(texts))
+    more: dict[str, Any] = {"refine": refine} if isinstance(base, NativeBase) else {}
     if earlier is not None:
-        assert isinstance(base, NativeBase)
-        guess = own_guess(base, batch.z_0, text, batch.layout, visibility, earlier, refine)
+        guess = own_guess(base, batch.z_0, text, batch.layout, visibility, earlier, **more)
         z_t, v = noise_over(guess, batch.z_0, batch.layout, sigma, eps)
     else:
         evidence = None
@@ -162,12 +162,12 @@ def batch_loss(
             evidence = false_evidence(base, batch.examples, batch.z_0, batch.layout)
         z_t, v = noised(batch.z_0, evidence, batch.layout, sigma, eps)
     features: list[Tensor] = []
-    more: dict[str, Any] = {"refine": refine} if isinstance(base, NativeBase) else {}
     if readers is not None:
         more["features"] = features
     v_hat = base.velocity(z_t, text, sigma, batch.layout, visibility, **more)
-    weighted = sigma if isinstance(base, NativeBase) and base.config.network.predicts == "clean" else None
-    flow, each = flow_loss(v_hat, v, batch.layout, weighted)
+    predicts_clean = isinstance(base, NativeBase) and base.config.network.predicts == "clean"
+    weighted = predicts_clean or earlier is not None  # from a guess the velocity grows with 1 / sigma, too
+    flow, each = flow_loss(v_hat, v, batch.layout, sigma if weighted else None)
     attributes = torch.zeros((), device=flow.device)
     if readers is not None:
         middle = features[round(DEPTH * len(features)) - 1]
