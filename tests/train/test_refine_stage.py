@@ -108,10 +108,11 @@ def test_a_network_without_a_refiner_has_no_such_stage(tmp_path):
         Trainer(tiny_base(), REFINING, tmp_path)
 
 
-def test_the_recipe_refines_after_each_stage_whose_weights_ship():
-    assert list(STAGES) == ["single", "lct", "refine", "causal", "causal-refine"]
+def test_the_refiner_learns_along_in_each_stage_whose_weights_ship():
+    assert list(STAGES) == ["single", "lct", "refine", "causal", "lct-again"]
     assert all(config().name == name for name, config in STAGES.items())
-    assert STAGES["causal-refine"]().visibility == "causal"
+    shipped = {config.visibility: config for config in (STAGES["causal"](), STAGES["lct-again"]())}
+    assert shipped.keys() == {"causal", "scene"} and all(c.learns == "both" for c in shipped.values())
 
 
 def test_a_stage_that_draws_levels_at_which_the_refiner_is_not_asked_is_refused(tmp_path):

@@ -12,7 +12,7 @@ from longshot.errors import UserError
 def train(
     world: Annotated[Positional[Literal["puppets", "shards"]], arg(metavar="WORLD")],
     out: Path,
-    stage: Literal["all", "single", "lct", "refine", "causal", "causal-refine"] = "all",
+    stage: Literal["all", "single", "lct", "refine", "causal", "lct-again"] = "all",
     steps: int | None = None,
     init: str | None = None,
     data: Path | None = None,
@@ -29,9 +29,9 @@ def train(
     parallel: Literal["ddp", "fsdp", "ulysses", "fsdp+ulysses"] = "ddp",
     recompute: Literal["auto", "always", "never"] = "auto",
 ) -> int:
-    """Train a native base, or a LoRA over any base: single shots, then Long Context Tuning, then the context-causal fine-tune;
-    after each of the last two, the part of the tiny base that refines its pixels, which also learns along in the last one. A
-    stopped run goes on.
+    """Train a native base, or a LoRA over any base: single shots, Long Context Tuning, the context-causal fine-tune, and Long
+    Context Tuning again from there. The part of the tiny base that refines its pixels has a stage after the second, and learns
+    along in those that follow. A stopped run goes on.
 
     On several processes: torchrun --nproc-per-node 2 -m longshot train puppets --out DIR --parallel fsdp
 

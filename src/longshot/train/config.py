@@ -1,4 +1,4 @@
-"""The configuration of a training stage, and the three stages of LCT as presets, with those of the pixel refiner between."""
+"""The configuration of a training stage, and the three stages of LCT as presets, with that of the pixel refiner between."""
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
@@ -126,15 +126,11 @@ def refine(steps: int = 2000) -> StageConfig:
     )
 
 
-def causal_refine(steps: int = 400) -> StageConfig:
-    """The same over the context-causal transformer, from where `refine` ended."""
-    return replace(refine(steps), name="causal-refine", visibility="causal", lr=1e-3, seed=5)
-
-
-def causal(steps: int = 1500) -> StageConfig:
+def causal(steps: int = 2500) -> StageConfig:
     """Stage 3: the context-causal fine-tune (LCT sec. 3.3), on the scenes of stage 2, mostly as a roll-out meets them: what came
     before is nearly clean. In most scenes it goes on without a cut: where somebody stands is decided under strong noise, and
-    copied from history, which is learned last. The refiner learns along, so that what it can copy is left to it."""
+    copied from history, which is learned last. The refiner learns along, so that what it can copy is left to it. In a third of
+    the steps history is worn, as a long take's is: else what is copied is the copy, until nothing of it is left."""
     before = lct(steps)
     return replace(
         before,
@@ -145,8 +141,26 @@ def causal(steps: int = 1500) -> StageConfig:
         warmup=50,
         decay=0.9,
         ema=0.99,
+        worn=0.35,
         learns="both",
         seed=3,
+    )
+
+
+def lct_again(steps: int = 1400) -> StageConfig:
+    """Stage 2 once more, from the context-causal weights, transformer and refiner together: what ships for full attention."""
+    before = lct(steps)
+    return replace(
+        before,
+        name="lct-again",
+        stream=replace(FILM, scenes=6),
+        sigma=replace(before.sigma, mean=1.1),
+        lr=5e-4,
+        warmup=20,
+        ema=0.99,
+        worn=0.25,
+        learns="both",
+        seed=5,
     )
 
 
@@ -155,5 +169,5 @@ STAGES = {
     "lct": lct,
     "refine": refine,
     "causal": causal,
-    "causal-refine": causal_refine,
+    "lct-again": lct_again,
 }
