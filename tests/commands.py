@@ -28,7 +28,7 @@ QUICK = ("--steps", 1, "--scale", 1)
 
 def quick_base(width: int = 24) -> NativeBase:
     """A base like the shipped one, but of random weights, small and fast."""
-    spec = replace(TINY_SPEC, default_frames=4, steps=2, display_scale=1)
+    spec = replace(TINY_SPEC, default_frames=4, steps=2, guidance=1.3, display_scale=1)
     sizes = MMDiTConfig(
         spec.channels, text_dim=128, width=width, depth=1, heads=2, cond_width=8, text_depth=1
     )

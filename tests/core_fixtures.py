@@ -93,7 +93,14 @@ def inputs(layout: Layout, net: MMDiT, seed: int = 0) -> tuple[Tensor, Tensor, T
 
 # -- bases --------------------------------------------------------------------------------------------------------------
 SMALL_SPEC = replace(
-    TINY_SPEC, name="small", size=(4, 4), stride=(2, 2, 2), channels=24, default_frames=2, max_frames=8
+    TINY_SPEC,
+    name="small",
+    size=(4, 4),
+    stride=(2, 2, 2),
+    channels=24,
+    guidance=1.3,
+    default_frames=2,
+    max_frames=8,
 )
 SMALL = NativeConfig(SMALL_SPEC, replace(SIZES, channels=24, text_dim=128, predicts="velocity"))
 
