@@ -34,7 +34,7 @@ TWO = (
 
 @dataclass(frozen=True)
 class Settings:
-    stage: Literal["single", "lct", "refine", "causal", "causal-refine"] = "single"
+    stage: Literal["single", "lct", "refine", "causal", "lct-again"] = "single"
     steps: int = 12
     unmeasured: int = 3
     runs: int = 3

@@ -52,7 +52,7 @@ class Group:
         return t * h * w
 
     @property
-    def frame(self) -> int:
+    def frame_tokens(self) -> int:
         """Number of video tokens at one time."""
         return self.grid[1] * self.grid[2]
 
@@ -274,7 +274,7 @@ class Layout:
     def last_frame(self, group: int) -> slice:
         """The rows of a group's last token frame in the latents; `group` is an index into `groups`."""
         stop = self.video_spans[group].stop
-        return slice(stop - self.groups[group].frame, stop)
+        return slice(stop - self.groups[group].frame_tokens, stop)
 
     def blocks(self, visibility: Visibility) -> list[tuple[Span, Span]]:
         """Attention as a list of (query span, key span) in which every query sees every key: no mask is needed.

@@ -1,11 +1,12 @@
 """Scenes whose noisy shots show other people than words and clean shots say."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from small_run import tiny_base
+from small_run import stage, tiny_base
 
 from longshot.flow import Descent, per_token
 from longshot.layout import GLOBAL, Group, Layout, global_group
@@ -24,7 +25,7 @@ from longshot.train.evidence import (
     own_guess,
     worn_history,
 )
-from longshot.train.loop import collate
+from longshot.train.loop import Trainer, collate
 from longshot.train.puppets import PuppetSteps, StreamConfig
 
 CONFIG = StreamConfig(
@@ -155,9 +156,9 @@ def test_worn_history_is_what_eulers_steps_make_of_it_and_what_is_to_be_denoised
     z_0, eps = torch.randn(2, layout.num_video, BASE.spec.channels, generator=generator)
     text = torch.randn(layout.num_text, BASE.config.network.width, generator=generator)
     sigma, ahead = torch.tensor([0.1, 0.1, 0.9]), torch.tensor([0.5, 0.5, 0.7])
-    earlier = worn_history(sigma, ahead, eps)
+    earlier = worn_history(layout, sigma, ahead, eps)
     began = 0.1 + WORN * 0.5 * 0.9
-    assert earlier.sigma.tolist() == pytest.approx([began, began, 0.9])
+    assert earlier.sigma.tolist() == pytest.approx([began, began, 1.0])
     guess = own_guess(BASE, z_0, text, layout, "causal", earlier)
     history, made = (layout.group_of_video < 2), Layout.single(*layout.groups[:2])
     rows, words = torch.from_numpy(history), made.num_text
@@ -168,6 +169,36 @@ def test_worn_history_is_what_eulers_steps_make_of_it_and_what_is_to_be_denoised
             z = way.step(z, BASE.velocity(z, text[:words], level.expand(2), made, "causal"))
     torch.testing.assert_close(guess[rows], z, atol=1e-5, rtol=1e-5)
     assert torch.equal(guess[~rows], z_0[~rows]) and not torch.equal(guess[rows], z_0[rows])
+
+
+def test_history_is_not_made_by_what_is_to_be_denoised():
+    """Under full attention it would be mended by the answer otherwise. The global prompt stays what it is."""
+    layout = Layout.single(global_group(2), *(Group(k, 2, (1, 2, 2)) for k in (1, 2)))
+    generator = torch.Generator().manual_seed(2)
+    z_0, eps, other = torch.randn(3, layout.num_video, BASE.spec.channels, generator=generator)
+    text = torch.randn(layout.num_text, BASE.config.network.width, generator=generator)
+    earlier = worn_history(layout, torch.tensor([0.0, 0.1, 0.7]), torch.full((3,), 0.5), eps)
+    is_target = torch.from_numpy(layout.group_of_video == 2)[:, None]
+    guesses = [
+        own_guess(BASE, z, text, layout, "scene", earlier) for z in (z_0, torch.where(is_target, other, z_0))
+    ]
+    changed = (guesses[0] != guesses[1]).any(1)
+    assert changed.tolist() == is_target[:, 0].tolist()
+    assert torch.equal(guesses[0][0], z_0[0])
+
+
+def test_the_kind_of_a_step_is_drawn_by_its_number(tmp_path):
+    def kinds(**shown):
+        trainer = Trainer(BASE, replace(stage(200), stream=CONFIG, **shown), tmp_path)
+        layout = Layout.single(Group(1, 1, (1, 1, 1)))
+        for trainer.step in range(200):
+            earlier = trainer._earlier(layout, torch.tensor([0.1]), [0])
+            yield "true" if earlier is None else "guessed" if earlier.shows is None else "worn"
+
+    assert set(kinds()) == {"true"}
+    drawn = Counter(kinds(guessed=0.3, worn=0.2))
+    assert drawn["guessed"] == pytest.approx(60, abs=24) and drawn["worn"] == pytest.approx(40, abs=24)
+    assert list(kinds(guessed=0.3, worn=0.2)) == list(kinds(guessed=0.3, worn=0.2))
 
 
 def test_a_step_cannot_show_guesses_and_worn_history():

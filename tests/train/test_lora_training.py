@@ -126,7 +126,7 @@ def test_the_loss_of_worn_history_stays_small_where_there_is_hardly_any_noise(pl
     steps = config.stream.steps(config.seed)
     batch = collate(base, steps[0])
     sigma, eps = draw_noise(batch.layout, base.spec.channels, config, 0, steps.places(0))
-    earlier = worn_history(torch.full_like(sigma, 1e-5), torch.ones_like(sigma), eps)
+    earlier = worn_history(batch.layout, torch.full_like(sigma, 1e-5), torch.ones_like(sigma), eps)
     with torch.no_grad():
         loss = batch_loss(base, batch, torch.full_like(sigma, 1e-5), eps, "causal", earlier=earlier).flow
     assert 1e-6 < float(loss) < 100
@@ -195,6 +195,7 @@ def test_the_commands_train_a_lora_and_sample_with_it(tmp_path):
     assert (tmp_path / "run/lct" / ADAPTER).is_file() and REPORT_EVERY > 1
     assert "trained in one stage" in refused(*order, "--lora", 2)
     assert "a LoRA has no part in" in refused(*order, "--lora", 2, "--stage", "refine")
+    assert "for a LoRA give --stage lct" in refused(*order, "--lora", 2, "--stage", "lct-again")
     assert "names what a LoRA is trained over" in refused(*order, "--stage", "lct")
     settings = json.loads((tmp_path / "run/lct/config.json").read_text())
     assert settings["lora"]["rank"] == 2 and len(settings["lora"]["base"]) == 24 and settings["lr"] == 0.01

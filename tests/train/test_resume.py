@@ -187,6 +187,15 @@ def test_a_run_with_another_network_is_refused(straight):
         Trainer(tiny_base(width=48), stage(8), straight)
 
 
+def test_a_checkpoint_from_before_a_setting_goes_on_as_it_was_made(straight, tmp_path):
+    state = TrainingState.load(straight / CHECKPOINT)
+    del state.config["worn"]
+    state.save(tmp_path / CHECKPOINT)
+    assert Trainer(tiny_base(), stage(8), tmp_path).step == 8
+    with pytest.raises(UserError, match=r"was trained with worn=0.0, not 0.5"):
+        Trainer(tiny_base(), replace(stage(8), worn=0.5), tmp_path)
+
+
 def test_a_run_may_be_made_longer(straight, tmp_path):
     shutil.copytree(straight, tmp_path / "run")
     Trainer(tiny_base(), stage(10), tmp_path / "run").run(workers=0)

@@ -183,7 +183,7 @@ def _memory(file, shot: int, line: str) -> Memory:
     if scales is not None and scales.shape != (2, layers, heads):
         raise ValueError(f"shot {shot} has scales of shape {list(scales.shape)}")
     last = file.get_tensor(f"{shot}.last").clone() if f"{shot}.last" in file.keys() else None  # noqa: SIM118
-    if last is not None and (last.ndim != 2 or len(last) != group.frame):
+    if last is not None and (last.ndim != 2 or len(last) != group.frame_tokens):
         raise ValueError(f"shot {shot} has a grid of {group.grid} and a last picture {list(last.shape)}")
     return Memory(group, float(sigma), keys, values, scales, last)
 

@@ -311,7 +311,7 @@ class Runner:
         """A memory of a step on the way, with the last picture that the film has."""
         if memory.last is None:
             return memory
-        rows = self.latents[memory.group.shot][-memory.group.frame :]
+        rows = self.latents[memory.group.shot][-memory.group.frame_tokens :]
         return replace(memory, last=rows.to(memory.last))
 
     # -- history --------------------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ class NativeCosts:
         """Of a shot's last picture, where it is remembered."""
         network = self.config.network
         remembered = network.goes_on and group.shot != GLOBAL
-        return 4 * network.channels * group.frame if remembered else 0
+        return 4 * network.channels * group.frame_tokens if remembered else 0
 
 
 Costs = NativeCosts | Shape

@@ -20,7 +20,8 @@ class StageConfig:
     ema: decay of the weight average that is kept and shipped. attributes: weight of the auxiliary loss of
     `train/attributes.py`, 0 for none. grain: chance that a shot's noise is stronger in places than its level says
     (`train/evidence.py`). guessed: chance that a step's noise lies over what the network guessed under more noise (there, too).
-    worn: chance that a step's history is what the network itself makes of it (`worn_history`, there); with `guessed` at most 1.
+    worn: chance that a step's history is what the network itself makes of it (`worn_history`, there); with `guessed` at most 1,
+    and no scene of either kind of step is misled. A step then takes one forward pass more, or three.
     precision: of products and convolutions; weights, sums and the optimizer stay fp32 (`torch.autocast`).
     learns: the transformer, while a pixel refiner is left aside, that refiner alone (`model/refine.py`), which is cheaper and
     needs other noise levels, or both; a network without a refiner then trains its transformer.

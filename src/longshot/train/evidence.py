@@ -27,8 +27,8 @@ DOUBTFUL = 0.5
 AHEAD = 0.6
 """How far towards pure noise the network's own guess is made: this share of the way there times a level that the stage draws."""
 WORN = 0.8
-"""How far towards pure noise history begins that the network makes again, as `AHEAD`. From higher up people no longer stand where
-the truth has them, and what comes next couldn't be told from it."""
+"""The same of history that the network makes again. From higher up people no longer stand where the truth has them, and what
+comes next couldn't be told from it."""
 REMADE_IN = 3  # steps: of one step, history would be a blur that no sampler leaves
 GRAINLESS = 0.02
 """The noise level below which a shot counts as clean and has no grain."""
@@ -88,9 +88,11 @@ def noised(
 
 @dataclass(frozen=True)
 class Earlier:
-    """Where a sampler was before it came to what a step is trained on: noise levels [groups] and noise [video, channels], from
-    which the network goes to clean latents in `steps` of Euler's method, all shots at once. shows: of which groups what it comes
-    to is shown, of all where None."""
+    """Where a sampler was before it came to what a step is trained on: noise levels [groups] and noise [video, channels].
+
+    From there the network goes to clean latents in `steps` of Euler's method, all shots at once, each in equal parts of its own
+    level. shows: of which groups what it comes to is shown, of all where None; the others show the truth.
+    """
 
     sigma: Float[Tensor, " groups"]
     eps: Float[Tensor, "video channels"]
@@ -99,15 +101,21 @@ class Earlier:
 
 
 def worn_history(
-    sigma: Float[Tensor, " groups"], ahead: Float[Tensor, " groups"], eps: Float[Tensor, "video channels"]
+    layout: Layout,
+    sigma: Float[Tensor, " groups"],
+    ahead: Float[Tensor, " groups"],
+    eps: Float[Tensor, "video channels"],
 ) -> Earlier:
-    """What a roll-out sees: shots below `DOUBTFUL`, which those after them go on from, made again by the network from higher
-    levels. Resampling Forcing's history (Guo et al. 2025, arXiv 2512.15702), made in few steps and all shots at once.
+    """What a roll-out sees: shots below `DOUBTFUL`, made again by the network from higher levels. Resampling Forcing's history
+    (Guo et al. 2025, arXiv 2512.15702), made in few steps and all shots at once.
 
-    ahead: how far towards `WORN` they begin, from 0 to 1.
+    Shots above begin as pure noise meanwhile, so that no history is made by what comes after it. A shot below that nothing goes
+    on from is made again, too: of all of them the loss asks the truth, as a sampler's last steps are asked for it. ahead: how far
+    towards `WORN` they begin, from 0 to 1.
     """
-    is_history = sigma < DOUBTFUL
-    began = torch.where(is_history, sigma + WORN * ahead * (1 - sigma), sigma)
+    is_shot = torch.tensor([g.shot != GLOBAL for g in layout.groups], device=sigma.device)
+    is_history = (sigma < DOUBTFUL) & is_shot
+    began = torch.where(is_history, sigma + WORN * ahead * (1 - sigma), is_shot.to(sigma))
     return Earlier(began, eps, REMADE_IN, is_history)
 
 
@@ -132,7 +140,8 @@ def own_guess(
         z_t = z_t - level / earlier.steps * base.velocity(z_t, text, sigma, layout, visibility, **more)
     if earlier.shows is None:
         return z_t
-    return torch.where(earlier.shows[torch.from_numpy(layout.group_of_video).to(z_0.device), None], z_t, z_0)
+    group = torch.from_numpy(layout.group_of_video).to(z_0.device)
+    return torch.where(earlier.shows[group, None], z_t, z_0)
 
 
 def noise_over(

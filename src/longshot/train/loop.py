@@ -46,6 +46,8 @@ WEIGHTS = "weights.safetensors"
 ADAPTER = "lora.safetensors"
 MAY_CHANGE = ("steps", "decay", "stream.folder")
 """Settings that a run may be gone on with otherwise: its length, and where the same shards lie."""
+SINCE = {"worn": 0.0}
+"""What older checkpoints don't name, and were made with."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def _choose_what_learns(network: MMDiT, config: StageConfig) -> None:
         network.refiner.requires_grad_(config.learns != "transformer")
     elif refiner_learns:
         raise UserError(
-            "this network has no pixel refiner to train; give --stage single, lct or causal, and --init"
+            "this network has no pixel refiner to train; give --init and another --stage than refine"
         )
     asked_above = network.config.goes_on  # by shots that go on from a clean one
     if refiner_learns and not asked_above and config.sigma.most > network.config.refines_below:
@@ -304,6 +306,7 @@ class Trainer:
     def resume(self, state: TrainingState) -> None:
         """Takes over a saved state. Raises UserError when it was made by another config (other than `MAY_CHANGE`)."""
         mine, theirs = (_settings(json.loads(json.dumps(c))) for c in (self.settings(), state.config))
+        theirs = SINCE | theirs
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key) and key not in MAY_CHANGE:
                 raise UserError(
@@ -388,7 +391,9 @@ class Trainer:
             "tokens": len(batch.layout.queries),
         }
 
-    def _noise(self, layout: Layout, config: StageConfig, indices: Sequence[int], salt: int = 0):
+    def _noise(
+        self, layout: Layout, config: StageConfig, indices: Sequence[int], salt: int = 0
+    ) -> tuple[Tensor, Tensor]:
         sigma, eps = draw_noise(layout, self.base.spec.channels, config, self.step, indices, salt)
         return sigma.to(self.device), eps.to(self.device)
 
@@ -397,12 +402,15 @@ class Trainer:
         config = self.config
         chance = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         kind = torch.rand((), generator=chance).item()
+        even = replace(
+            config, grain=0.0
+        )  # grain is sized by the level drawn here, which isn't where a guess begins
         if kind < config.guessed:
-            ahead, eps = self._noise(layout, config, indices, salt=1)
+            ahead, eps = self._noise(layout, even, indices, salt=1)
             return Earlier(sigma + AHEAD * ahead * (1 - sigma), eps)
         if kind < config.guessed + config.worn:
-            each = replace(config, sigma=replace(config.sigma, shared=0.0, history=0.0))
-            return worn_history(sigma, *self._noise(layout, each, indices, salt=1))
+            each = replace(even, sigma=replace(config.sigma, shared=0.0, history=0.0))
+            return worn_history(layout, sigma, *self._noise(layout, each, indices, salt=1))
         return None
 
     def run(

@@ -59,8 +59,12 @@ class Order:
             raise UserError(
                 "--lora: is trained in one stage: give --stage lct, or --stage causal for sampling with a cache"
             )
-        if self.lora and "refine" in self.stage:
+        if self.lora and self.stage == "refine":
             raise UserError(f"--stage {self.stage}: trains a refiner of pixels, which a LoRA has no part in")
+        if self.lora and self.stage == "lct-again":
+            raise UserError(
+                f"--stage {self.stage}: goes on from weights of stage causal; for a LoRA give --stage lct"
+            )
         if not self.lora and self.recompute == "always":
             raise UserError("--recompute always: is for a LoRA over a pretrained base; give --lora RANK")
         if not self.lora and self.base != "tiny":
@@ -151,7 +155,7 @@ def _run(order: Order, configs: Mapping[str, StageConfig]) -> None:
     refines = any(config.learns == "refiner" for config in configs.values())
     if refines and order.init is not None and not read_config(Path(order.init)).network.refiner_width:
         raise UserError(
-            f"{order.init}: has no pixel refiner to train; give --stage single, lct or causal, one by one, each with --init"
+            f"{order.init}: has no pixel refiner to train; give the other stages one by one, each with --init"
         )
     with Ranks.from_torchrun() as ranks:
         if ranks.count > 1:
