@@ -402,9 +402,8 @@ class Trainer:
         config = self.config
         chance = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         kind = torch.rand((), generator=chance).item()
-        even = replace(
-            config, grain=0.0
-        )  # grain is sized by the level drawn here, which isn't where a guess begins
+        # Grain would be sized by the level drawn here, which isn't where a guess begins.
+        even = replace(config, grain=0.0)
         if kind < config.guessed:
             ahead, eps = self._noise(layout, even, indices, salt=1)
             return Earlier(sigma + AHEAD * ahead * (1 - sigma), eps)
