@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from longshot.errors import UserError
@@ -19,9 +19,9 @@ from longshot.layout import GLOBAL, Layout
 LOSS_FLOOR = 0.25  # a clean prediction's velocity error is its error / sigma: below this level the loss weight stops growing
 
 
-def per_token(sigma: Float[Tensor, " groups"], layout: Layout) -> Float[Tensor, "video 1"]:
-    """The noise level of every video token."""
-    return sigma[torch.from_numpy(layout.group_of_video).to(sigma.device), None]
+def per_token(values: Shaped[Tensor, " groups"], layout: Layout) -> Shaped[Tensor, "video 1"]:
+    """What every video token has of its group: its noise level, say."""
+    return values[torch.from_numpy(layout.group_of_video).to(values.device), None]
 
 
 def add_noise(z_0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:

@@ -79,9 +79,7 @@ def noised(
     z_t, v = add_noise(z_0, eps, level), velocity(z_0, eps)
     if evidence is None:
         return z_t, v
-    false = torch.tensor(is_misleading(layout, sigma), device=sigma.device)[
-        torch.from_numpy(layout.group_of_video).to(sigma.device), None
-    ]
+    false = per_token(torch.tensor(is_misleading(layout, sigma), device=sigma.device), layout)
     z_t = torch.where(false, add_noise(evidence, eps, level), z_t)
     return z_t, torch.where(false, (z_t - z_0) / level.clamp(min=DOUBTFUL), v)
 
@@ -140,8 +138,7 @@ def own_guess(
         z_t = z_t - level / earlier.steps * base.velocity(z_t, text, sigma, layout, visibility, **more)
     if earlier.shows is None:
         return z_t
-    group = torch.from_numpy(layout.group_of_video).to(z_0.device)
-    return torch.where(earlier.shows[group, None], z_t, z_0)
+    return torch.where(per_token(earlier.shows, layout), z_t, z_0)
 
 
 def noise_over(
