@@ -1,5 +1,7 @@
 """Rectified flow: the straight path, its velocity, noise levels and the loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -170,6 +172,14 @@ def test_history_training_noise_gives_some_shots_nearly_clean_and_the_rest_one_l
         assert len(set(row[~mask].tolist())) == 1
     prefixes = (given[:, 1:] <= given[:, :-1]).all(1)
     assert prefixes.all() if causal else not prefixes.all()
+
+
+def test_a_share_of_history_has_no_noise_at_all():
+    draw = SigmaDraw(mean=6, shared=0, history=1, history_max=0.5, exact=0.25)
+    sigma = draws(draw, 400)[:, 1:]
+    given = sigma[sigma <= 0.5]
+    assert (given == 0).float().mean().item() == pytest.approx(0.25, abs=0.06)
+    assert (draws(replace(draw, exact=0.0), 400)[:, 1:] > 0).all()
 
 
 def test_training_noise_is_the_same_for_the_same_generator_and_a_single_shot_is_never_history():

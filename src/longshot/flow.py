@@ -65,7 +65,7 @@ class SigmaDraw:
     LCT draws every shot's level by itself (`independent`). Two more kinds of scene are mixed in, with the given shares:
     `shared`, one level for all shots, as joint generation meets it; and `history`, a random set of shots nearly clean at a
     level in [0, `history_max`] and one shared level for the rest, as conditioning meets it. The rest is independent.
-    most: the highest level, by which all others are scaled.
+    exact: the share of those shots that have no noise at all. most: the highest level, by which all others are scaled.
     """
 
     mean: float = 1.2
@@ -73,6 +73,7 @@ class SigmaDraw:
     shared: float = 0.35
     history: float = 0.40
     history_max: float = 0.5
+    exact: float = 0.0
     most: float = 1.0
     causal_history: bool = (
         False  # the clean shots are a prefix of the scene, as an auto-regressive roll-out meets it
@@ -102,7 +103,10 @@ class SigmaDraw:
         order = (
             torch.arange(num_shots) if self.causal_history else torch.randperm(num_shots, generator=generator)
         )
-        sigma[order[:given]] = self.history_max * torch.rand(given, generator=generator)
+        levels = self.history_max * torch.rand(given, generator=generator)
+        if self.exact:
+            levels *= torch.rand(given, generator=generator) >= self.exact
+        sigma[order[:given]] = levels
         return sigma
 
 

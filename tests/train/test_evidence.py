@@ -201,6 +201,14 @@ def test_the_kind_of_a_step_is_drawn_by_its_number(tmp_path):
     assert list(kinds(guessed=0.3, worn=0.2)) == list(kinds(guessed=0.3, worn=0.2))
 
 
+def test_what_has_no_noise_is_given_and_never_guessed(tmp_path):
+    trainer = Trainer(BASE, replace(stage(200), stream=CONFIG, guessed=1.0), tmp_path)
+    layout = Layout.single(global_group(2), *(Group(k, 1, (1, 1, 1)) for k in (1, 2, 3)))
+    earlier = trainer._earlier(layout, torch.tensor([0.0, 0.0, 0.1, 0.9]), [0])
+    assert earlier is not None and earlier.sigma[:2].tolist() == [0, 0]
+    assert 0.1 < earlier.sigma[2] < 1 and 0.9 < earlier.sigma[3] < 1
+
+
 def test_a_step_cannot_show_guesses_and_worn_history():
     with pytest.raises(ValueError, match="make over 1"):
         replace(lct(10), guessed=0.7, worn=0.4)

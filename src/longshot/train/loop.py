@@ -46,7 +46,7 @@ WEIGHTS = "weights.safetensors"
 ADAPTER = "lora.safetensors"
 MAY_CHANGE = ("steps", "decay", "stream.folder")
 """Settings that a run may be gone on with otherwise: its length, and where the same shards lie."""
-SINCE = {"worn": 0.0}
+SINCE = {"worn": 0.0, "sigma.exact": 0.0}
 """What older checkpoints don't name, and were made with."""
 
 
@@ -406,7 +406,8 @@ class Trainer:
         even = replace(config, grain=0.0)
         if kind < config.guessed:
             ahead, eps = self._noise(layout, even, indices, salt=1)
-            return Earlier(sigma + AHEAD * ahead * (1 - sigma), eps)
+            began = sigma + AHEAD * ahead * (1 - sigma)
+            return Earlier(torch.where(sigma > 0, began, 0.0), eps)  # what has no noise was given
         if kind < config.guessed + config.worn:
             each = replace(even, sigma=replace(config.sigma, shared=0.0, history=0.0))
             return worn_history(layout, sigma, *self._noise(layout, each, indices, salt=1))
