@@ -58,8 +58,8 @@ class Spec:
 
     size: pixels (width, height) of a frame by default. stride: pixels a token spans in (time, height, width).
     frame_offset: shots have `stride[0] * n + frame_offset` frames. max_frames, max_shots: what it was trained on.
-    display_scale: whole-number enlargement of frames written to video files. guidance, steps, shift, solver, context_sigma (the
-    noise level at which history is held): good values for sampling.
+    display_scale: whole-number enlargement of frames written to video files. guidance, steps, shift, solver: good values for
+    sampling.
     prompts: how a shot learns what the scene is about. "group": the global prompt is a group of its own, which the shots attend
     to (LCT sec. 3.2). "joined": it is written before each shot's own prompt, since the base was trained on single shots that
     read one text each; then no layout has a group 0. cut: how the prompt of a shot that begins with a cut begins; LCT's mark
@@ -87,7 +87,6 @@ class Spec:
     prompts: Literal["group", "joined"] = "group"
     cut: str = SHOT_CUT
     solver: Solver = "euler"
-    context_sigma: float = 0.1
     multishot: MultiShot | None = None
     last_level: float = 0.0
     shifts: tuple[tuple[int, float], tuple[int, float]] | None = None

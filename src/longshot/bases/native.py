@@ -49,7 +49,6 @@ TINY_SPEC = Spec(
     steps=16,
     shift=3.0,
     solver="stochastic",
-    context_sigma=0.0,
     rope="aligned",
 )
 

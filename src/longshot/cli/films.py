@@ -56,7 +56,7 @@ def sample(
         story = tell(story_file, codec, scene.parent, files, options.seed)
         window = window or codec.spec.max_shots
         if mode == "joint":
-            return together(story.global_prompt, story.shots, options.held_at(codec.spec), window), story
+            return together(story.global_prompt, story.shots, options.held_at, window), story
         plan = autoregressive(
             story.global_prompt,
             story.shots,
@@ -64,7 +64,7 @@ def sample(
             memory="cache" if mode == "causal" else "recompute",
             window=window,
             history=_history(history, story),
-            context_sigma=options.held_at(codec.spec),
+            context_sigma=options.held_at,
         )
         return plan, story
 
@@ -143,9 +143,7 @@ def interpolate(
             )
         seen = tuple(sorted({*known, *to_make}))
         rounds = (*([Round(to_make, known)] if to_make else []), Round(between, seen))
-        plan = Plan(
-            story.global_prompt, story.shots, rounds, "scene", "recompute", options.held_at(codec.spec)
-        )
+        plan = Plan(story.global_prompt, story.shots, rounds, "scene", "recompute", options.held_at)
         return plan, story
 
     outline = options.outline()
@@ -189,7 +187,7 @@ def compose(
     def planned(codec: "Codec", window: int | None) -> "tuple[Plan, Story]":
         story = tell(story_file, codec, scene.parent, seed=options.seed)
         window = window or codec.spec.max_shots
-        return composition(codec, story, people, environment, window, options.held_at(codec.spec))
+        return composition(codec, story, people, environment, window, options.held_at)
 
     outline = options.outline()
     refuse_command(outline.codec.spec, "compose")

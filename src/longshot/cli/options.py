@@ -45,7 +45,7 @@ class Options:
     shift: float | None = None
     """shift of the noise levels towards noise"""
     context_sigma: float | None = None
-    """noise level at which history is held; low ones keep detail, 0.5 keeps a long roll-out of some bases from drifting"""
+    """noise level at which history is held: 0.1, which keeps detail, if not given; 0.5 keeps a long roll-out from drifting"""
     window: int | None = None
     """the most shots that see each other, the one being made included"""
     device: str = "cpu"
@@ -76,9 +76,10 @@ class Options:
             if (value := getattr(self, name)) is not None and not math.isfinite(value):
                 raise UserError(f"--{name.replace('_', '-')} {value}: isn't a number to work with")
 
-    def held_at(self, spec: "Spec") -> float:
+    @property
+    def held_at(self) -> float:
         """The noise level at which history is held."""
-        return spec.context_sigma if self.context_sigma is None else self.context_sigma
+        return 0.1 if self.context_sigma is None else self.context_sigma
 
     def sampling(self, spec: "Spec", reuse_steps: bool = False) -> "Sampling":
         from longshot.sample.denoise import Sampling

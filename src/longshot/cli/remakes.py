@@ -59,7 +59,7 @@ def reshoot(
 
     def planned(mode: str, window: int | None) -> "Plan":
         seen = nearest(len(new), place, window or outline.codec.spec.max_shots)
-        return together(scene.global_prompt(), new, options.held_at(outline.codec.spec), seen=seen)
+        return together(scene.global_prompt(), new, options.held_at, seen=seen)
 
     options.check_room(outline, planned, "reshoot", ("reshoot",))
     base = options.open(causal=False)
@@ -113,7 +113,7 @@ def extend(
             visibility="causal" if mode == "causal" else "scene",
             memory="cache" if mode == "causal" else "recompute",
             window=window or outline.codec.spec.max_shots,
-            context_sigma=options.held_at(outline.codec.spec),
+            context_sigma=options.held_at,
         )
 
     options.check_room(outline, planned, mode, ("causal", "bidirectional"))

@@ -59,7 +59,7 @@ class EvalConfig:
 
     scenes: a task (of slow runs a quarter, at least 2). frames: of every shot. shots: of the
     scenes of `joint`, `given_first` and `causal`. segments: of a roll-out. steps, guidance, shift and solver: the base's
-    own where None; context_sigma, of what is given, too. samples: scenes a task that are kept to be looked at.
+    own where None. context_sigma: of what is given. samples: scenes a task that are kept to be looked at.
     guesses: shots that chance is estimated from, over a tenth as many scenes.
     """
 
@@ -73,7 +73,7 @@ class EvalConfig:
     guidance: float | None = None
     shift: float | None = None
     solver: Solver | None = None
-    context_sigma: float | None = None
+    context_sigma: float = 0.1
     samples: int = 3
     guesses: int = 4000
 
@@ -99,10 +99,6 @@ class EvalConfig:
             spec.guidance if self.guidance is None else self.guidance,
             spec.solver if self.solver is None else self.solver,
         )
-
-    def held_at(self, base: Base) -> float:
-        """The noise level at which what is given is held."""
-        return base.spec.context_sigma if self.context_sigma is None else self.context_sigma
 
 
 @dataclass(frozen=True)
@@ -146,10 +142,6 @@ class Maker:
     case: Case
     shown: PuppetScene
     config: EvalConfig
-
-    @property
-    def held_at(self) -> float:
-        return self.config.held_at(self.base)
 
     def shot(self, number: int, prompt: str, frames: int, given: Frames | None = None) -> PlannedShot:
         spec = self.base.spec
@@ -354,11 +346,11 @@ def _one_take(rng: np.random.Generator, config: EvalConfig) -> PuppetScene:
 
 def _alone(m: Maker) -> Planned:
     frames = m.case.scene.shots[0].frames
-    return Planned(together("", [m.shot(1, m.case.single_prompt, frames)], m.held_at), {1: 1})
+    return Planned(together("", [m.shot(1, m.case.single_prompt, frames)], m.config.context_sigma), {1: 1})
 
 
 def _all(m: Maker) -> Planned:
-    plan = together(m.case.global_prompt, m.shots(), m.held_at)
+    plan = together(m.case.global_prompt, m.shots(), m.config.context_sigma)
     return Planned(plan, {s.shot: s.shot for s in plan.shots})
 
 
@@ -367,12 +359,14 @@ def _returning(m: Maker) -> Planned:
 
 
 def _after_first(m: Maker) -> Planned:
-    plan = together("", m.shots(given=(1,)), m.held_at)
+    plan = together("", m.shots(given=(1,)), m.config.context_sigma)
     return Planned(plan, {s.shot: s.shot for s in plan.shots[1:]})
 
 
 def _after_first_causal(m: Maker) -> Planned:
-    plan = autoregressive("", m.shots(given=(1,)), window=m.base.spec.max_shots, context_sigma=m.held_at)
+    plan = autoregressive(
+        "", m.shots(given=(1,)), window=m.base.spec.max_shots, context_sigma=m.config.context_sigma
+    )
     return Planned(plan, {s.shot: s.shot for s in plan.shots[1:]})
 
 
@@ -391,15 +385,15 @@ def _composed(m: Maker) -> list[PlannedShot]:
 
 
 def _composition(m: Maker) -> Planned:
-    return Planned(together("", _composed(m), m.held_at), {3: 1})
+    return Planned(together("", _composed(m), m.config.context_sigma), {3: 1})
 
 
 def _composition_causal(m: Maker) -> Planned:
-    return Planned(autoregressive("", _composed(m), context_sigma=m.held_at), {3: 1})
+    return Planned(autoregressive("", _composed(m), context_sigma=m.config.context_sigma), {3: 1})
 
 
 def _between(m: Maker) -> Planned:
-    return Planned(together(m.case.global_prompt, m.shots(given=(1, 3)), m.held_at), {2: 2})
+    return Planned(together(m.case.global_prompt, m.shots(given=(1, 3)), m.config.context_sigma), {2: 2})
 
 
 def _rolled_out(m: Maker, memory: str = "cache") -> Planned:
@@ -408,7 +402,7 @@ def _rolled_out(m: Maker, memory: str = "cache") -> Planned:
         m.shots(),
         memory="cache" if memory == "cache" else "recompute",
         window=m.base.spec.max_shots,
-        context_sigma=m.held_at,
+        context_sigma=m.config.context_sigma,
     )
     return Planned(plan, {s.shot: s.shot for s in plan.shots})
 
@@ -567,8 +561,7 @@ def evaluate(
     _compare(tasks, kept)
     names = {k: None if b is None else b.spec.name for k, b in bases.items()}
     seconds = time.monotonic() - started
-    held = replace(config, context_sigma=config.held_at(first))
-    return Scores(held, config.sampling(first), names, tasks, seconds, facts or {})
+    return Scores(config, config.sampling(first), names, tasks, seconds, facts or {})
 
 
 def _compare(tasks: dict[str, TaskScores], marks: Mapping[str, Sequence[Mark]]) -> None:
