@@ -108,8 +108,8 @@ SMALL = NativeConfig(SMALL_SPEC, replace(SIZES, channels=24, text_dim=128, predi
 class DoubleBase(NativeBase):
     """The native base in float64 throughout, so that two ways to one result can be told from two results."""
 
-    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None):
-        out = self.network(z, text, sigma, layout, visibility, past, self.kernel, keep)
+    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None, **more):
+        out = self.network(z, text, sigma, layout, visibility, past, self.kernel, keep, **more)
         if self.config.network.predicts == "velocity":
             return out
         return velocity_from_clean(z, out, per_token(sigma, layout).double())

@@ -60,7 +60,7 @@ class Oracle(NativeBase):
         self.clean = clean
         return self
 
-    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None):
+    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None, **more):
         out = torch.zeros_like(z)
         for group, span, level in zip(layout.groups, layout.video_spans, sigma, strict=True):
             if group.shot == GLOBAL:

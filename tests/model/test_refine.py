@@ -15,8 +15,10 @@ from longshot.model.refine import (
     DOUBT,
     FEATURES,
     FOLD,
+    LEAST,
     MOVED,
     NOISIEST,
+    SURE,
     Before,
     PixelRefiner,
     shots_before,
@@ -79,9 +81,18 @@ def slow(refiner: PixelRefiner, coarse, z, told, cond, sigma, grid, seen=None) -
         torch.stack([moved(seen[0], start + speed * n) if seen else x for n, x in enumerate(rough)])
         for start, speed in refiner.moves
     ]
+    clear = 1 - min(float(sigma), NOISIEST)
+    ours, theirs = DOUBT[0] + DOUBT[1] * float(sigma), 1 / clear - 1
+    of_noisy = ours**2 / (ours**2 + theirs**2)
     maps = [fold(rough), fold(noisy), said]
+    missed = []
+    for picture in last:
+        error = ours**2 * (1 - of_noisy) + LEAST**2
+        from_likely = (picture - rough - of_noisy * (noisy / clear - rough)).square()
+        missed.append(fold(from_likely).mean(1, keepdim=True) / error)
+        badly = torch.log1p(missed[-1])
+        maps += [fold((picture - rough) / MOVED), badly if seen else torch.zeros_like(badly)]
     if k:
-        maps += [fold((x - rough) / MOVED) for x in last]
         maps.append(torch.full_like(said[:, :1], 1 - seen[1] if seen else 0))
     x = torch.stack([refiner.enter(frame) for frame in torch.cat(maps, 1)])
     for block in refiner.blocks:
@@ -98,18 +109,17 @@ def slow(refiner: PixelRefiner, coarse, z, told, cond, sigma, grid, seen=None) -
     x = x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt()
     heard = torch.stack([refiner.leave(F.silu(frame)) for frame in x])
     places = [(p, q) for p in range(FOLD) for q in range(FOLD)]
-    answer, clear = rough.clone(), 1 - min(float(sigma), NOISIEST)
-    ours = (DOUBT[0] + DOUBT[1] * float(sigma)) ** 2
+    answer = rough.clone()
     for i, (p, q) in enumerate(places):
         part = (slice(None), slice(None), slice(p, None, FOLD), slice(q, None, FOLD))
         answer[part] += sigma * heard[:, 3 * i : 3 * i + 3]
         gate = gates + heard[:, 12 + i :: 4]
-        better = answer[part].clone()
-        share = ours / (ours + ((1 - clear) / clear) ** 2)
-        better += share * (1 + gate[:, :1]) * (noisy[part] / clear - answer[part])
-        for n, picture in enumerate(last if seen else []):
-            better += ours / (ours + MOVED**2) * gate[:, n + 1 : n + 2] * (picture[part] - answer[part])
+        better = answer[part] + of_noisy * (1 + gate[:, :1]) * (noisy[part] / clear - answer[part])
         answer[part] = better
+        odds = [(gate[:, n + 1 : n + 2] - miss).exp() for n, miss in enumerate(missed)]
+        odds = odds if seen and sigma <= SURE else []
+        for picture, odd in zip(last, odds, strict=False):
+            answer[part] += odd / (1 + sum(odds)) * (picture[part] - better)
     return answer
 
 
@@ -235,6 +245,22 @@ def test_a_shot_goes_on_from_a_remembered_one_as_from_one_that_is_computed(lengt
         clean = out if level else own_z
         context = context.extended(memories_from(kept, layout, sigma[i : i + 1], clean)[0])
         rows, words = rows + group.video, words + group.text
+
+
+def test_of_a_finished_shot_the_film_says_what_was_seen_last_and_not_what_is_made_of_it():
+    groups = tuple(Group(k, 2, (1, 1, 2)) for k in (1, 2, 3))
+    layout, ending, other = Layout.single(*groups), noise(1, 2, CHANNELS), noise(2, 2, CHANNELS)
+    z, text, _ = inputs(layout, NET)
+    sigma = torch.tensor([0.1, 0.5, 0.5])
+    assert shots_before(layout, "scene", sigma, [Context()], {0: ending})[1:] == [
+        Before(sigma[0].item(), None, ending),
+        Before(0.5, 1),
+    ]
+    first, again, otherwise = (
+        NET(z, text, sigma, layout, "scene", endings={0: rows}) for rows in (ending, ending, other)
+    )
+    assert torch.equal(first, again) and torch.equal(first[:2], otherwise[:2])
+    assert not torch.equal(first[2:4], otherwise[2:4])
 
 
 def test_a_shot_remembered_without_its_last_picture_is_named():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from longshot.bases.base import Base
+from longshot.bases.native import NativeBase
 from longshot.layout import Group, Layout, global_group
 from longshot.sample.denoise import Sampling, noise_of
 from longshot.sample.plan import Plan, PlannedShot
@@ -65,7 +66,12 @@ def by_hand(base: Base, plan: Plan, sampling: Sampling) -> dict[int, Tensor]:
                 rows.append(z[s] if s in z else held[s])  # noqa: B023
                 level.append(sigma if s in z else c)
             layout = Layout.single(*groups, rope=base.spec.rope)
-            v = base.velocity(torch.cat(rows), torch.cat(text), torch.tensor(level), layout, plan.visibility)
+            args = (torch.cat(rows), torch.cat(text), torch.tensor(level), layout, plan.visibility)
+            more = {}
+            if isinstance(base, NativeBase) and base.goes_on:
+                ends = enumerate(layout.groups)
+                more["endings"] = {i: done[g.shot][-g.frame_tokens :] for i, g in ends if g.shot in held}  # noqa: B023
+            v = base.velocity(*args, **more)
             return {g.shot: v[span.slice] for g, span in zip(groups, layout.video_spans, strict=True)}
 
         def velocity(z: dict[int, Tensor], sigma: float) -> dict[int, Tensor]:

@@ -35,9 +35,9 @@ GLOBAL_PROMPT = "[Story] a red hat"
 class Spy(DoubleBase):
     """Writes down what the network is asked."""
 
-    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None):
+    def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None, **more):
         self.calls.append((z.clone(), sigma.clone(), layout))
-        return super().velocity(z, text, sigma, layout, visibility, past, keep)
+        return super().velocity(z, text, sigma, layout, visibility, past, keep, **more)
 
 
 BASE = small_base()
@@ -291,6 +291,15 @@ def test_what_history_was_read_at_is_written_in_its_memory():
     assert [m.sigma for m in last.contexts[0].memories] == [0.0, 0.125, 0.125]
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_remembered_shot_ends_with_the_last_picture_of_the_film(reuse):
+    shots = of_one_size(story(3, (1,)))
+    film, last = make(causal(shots), replace(PLAIN, reuse_steps=reuse), GOES_ON)
+    film |= {s.shot: s.given for s in shots if s.given is not None}
+    for memory in last.contexts[0].memories[1:]:
+        assert torch.equal(memory.last, film[memory.group.shot][-memory.group.frame_tokens :])
+
+
 @BASES
 @pytest.mark.parametrize("sampling", [PLAIN, GUIDED, STOCHASTIC], ids=["plain", "guided", "stochastic"])
 def test_a_story_branches_from_a_saved_context_as_if_it_had_been_told_so_from_the_start(
@@ -323,10 +332,10 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(memory, finished):
 
 def test_an_interrupt_loses_only_the_shot_that_was_being_made():
     class Stopped(DoubleBase):
-        def velocity(self, *args):
+        def velocity(self, *args, **more):
             if args[3].groups[-1].shot == 3:
                 raise KeyboardInterrupt
-            return super().velocity(*args)
+            return super().velocity(*args, **more)
 
     finished = {}
     with pytest.raises(KeyboardInterrupt):

@@ -108,12 +108,17 @@ def test_a_network_without_a_refiner_has_no_such_stage(tmp_path):
         Trainer(tiny_base(), REFINING, tmp_path)
 
 
-def test_after_the_stage_of_the_refiner_none_forgets_it():
+def test_after_the_stage_of_the_refiner_none_forgets_it_and_what_ships_ends_with_it():
     stages = {name: config() for name, config in STAGES.items()}
     assert all(config.name == name for name, config in stages.items())
     order = list(stages)
     later = [stages[name] for name in order[order.index("refine") + 1 :]]
-    assert [c.visibility for c in later] == ["causal", "scene"] and all(c.learns == "both" for c in later)
+    assert [(c.visibility, c.learns) for c in later] == [
+        ("causal", "both"),
+        ("causal", "refiner"),
+        ("scene", "both"),
+        ("scene", "refiner"),
+    ]
 
 
 def test_a_stage_that_draws_levels_at_which_the_refiner_is_not_asked_is_refused(tmp_path):

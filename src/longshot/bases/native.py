@@ -134,6 +134,11 @@ class NativeBase:
             network.initialise()
         return cls(config, network)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a shot's pixels go on from the last picture of the shot before (`model/refine.py`)."""
+        return self.config.network.goes_on
+
     def fingerprint(self) -> str:
         """A hash of the weights: two bases that make the same pictures have the same one."""
         return hash_weights(self.network.state_dict())
@@ -186,9 +191,10 @@ class NativeBase:
         keep: list[tuple[Tensor, Tensor]] | None = None,
         features: list[Tensor] | None = None,
         refine: bool = True,
+        endings: Mapping[int, Float[Tensor, "rows channels"]] | None = None,
     ) -> Float[Tensor, "video channels"]:
-        """features, refine: see `MMDiT.forward`."""
-        more = {"keep": keep, "features": features, "refine": refine}
+        """features, refine, endings: see `MMDiT.forward`."""
+        more = {"keep": keep, "features": features, "refine": refine, "endings": endings}
         out = self.network(z, text, sigma, layout, visibility, past, self.kernel, **more).float()
         if self.config.network.predicts == "velocity":
             return out
@@ -206,7 +212,7 @@ class NativeBase:
         kept: list[tuple[Tensor, Tensor]] = []
         v = self.velocity(z, text, sigma, layout, visibility, past, kept)
         past = past or [Context()] * len(layout.scenes)
-        clean = z - per_token(sigma, layout) * v if self.config.network.goes_on else None
+        clean = z - per_token(sigma, layout) * v if self.goes_on else None
         new = memories_from(kept, layout, sigma, clean)
         return v, [context.extended(memories) for context, memories in zip(past, new, strict=True)]
 

@@ -12,7 +12,9 @@ from longshot.errors import UserError
 def train(
     world: Annotated[Positional[Literal["puppets", "shards"]], arg(metavar="WORLD")],
     out: Path,
-    stage: Literal["all", "single", "lct", "refine", "causal", "lct-again"] = "all",
+    stage: Literal[
+        "all", "single", "lct", "refine", "causal", "causal-refine", "lct-again", "lct-refine"
+    ] = "all",
     steps: int | None = None,
     init: str | None = None,
     data: Path | None = None,
@@ -30,8 +32,8 @@ def train(
     recompute: Literal["auto", "always", "never"] = "auto",
 ) -> int:
     """Train a native base, or a LoRA over any base: single shots, Long Context Tuning, the context-causal fine-tune, and Long
-    Context Tuning again from there. The part of the tiny base that refines its pixels has a stage after the second, and learns
-    along in those that follow. A stopped run goes on.
+    Context Tuning again from there. The part of the tiny base that refines its pixels has a stage after the second, learns along
+    in the long ones that follow, and has one after each. A stopped run goes on.
 
     On several processes: torchrun --nproc-per-node 2 -m longshot train puppets --out DIR --parallel fsdp
 

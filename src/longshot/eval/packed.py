@@ -116,6 +116,13 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
     ]
     z = [{s: r.noise[s] for s in todo.denoise} for r, todo in zip(runners, rounds, strict=True)]
     sizes = [layout.num_video for layout in layouts]
+    endings: dict[int, torch.Tensor] = {}
+    first_group = 0
+    for r, layout, h in zip(runners, layouts, held, strict=True):
+        own = r.endings(layout, tuple(h)).get("endings", {})
+        endings |= {first_group + i: rows for i, rows in own.items()}
+        first_group += len(layout.groups)
+    more = {"endings": endings} if endings else {}
 
     for i in range(first.sampling.steps):
         sigma = float(first.sigmas[i])
@@ -124,7 +131,8 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
             level = dict.fromkeys(todo.denoise, sigma) | dict.fromkeys(h, r.plan.context_sigma)
             rows.append(r.rows(layout, {**own, **h}))
             levels.append(r.levels(layout, level))
-        v = base.velocity(torch.cat(rows), text, torch.cat(levels), whole, first.plan.visibility, past)
+        args = (torch.cat(rows), text, torch.cat(levels), whole, first.plan.visibility, past)
+        v = base.velocity(*args, **more)
         for k, (r, layout, todo, part) in enumerate(
             zip(runners, layouts, rounds, v.split(sizes), strict=True)
         ):

@@ -1,5 +1,5 @@
-"""Makes a trained native network larger without changing what it answers, a fresh refiner of pixels aside, so that training
-goes on from where it was."""
+"""Makes a trained native network larger without changing what it answers, what is new of its refiner of pixels aside, so that
+training goes on from where it was."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -23,15 +23,15 @@ def grow(
     moves: tuple[Move, ...] | None = None,
     seed: int = 0,
 ) -> MMDiT:
-    """A larger network with the weights of `network`; only a new refiner changes an answer: at first by going
-    towards the noisy picture (`PixelRefiner`).
+    """A larger network with the weights of `network`; only a new refiner changes an answer, and moves: as a fresh
+    `PixelRefiner` does.
 
     doubled: blocks (0-based) that are followed by a copy of themselves with closed gates (adaLN-Zero, Peebles & Xie 2023,
     sec. 3.2), which is the identity until it learns. detail_width: of the wider detail head, whose new units add nothing at
     first (Net2Net, Chen et al. 2016, has copies there). refiner: width and depth of a fresh pixel refiner, None to keep the
-    network's own. moves: with which the refiner is shown what was seen last (`refine.py`), of which it takes no notice at first;
-    None to keep the network's own. Raises ValueError for a block that isn't there, a head that would shrink, and moves
-    in place of those that a refiner knows.
+    network's own. moves: with which the refiner is shown what was seen last (`refine.py`), which it then takes where that
+    explains an answer; None to keep the network's own. Raises ValueError for a block that isn't there, a head that would shrink,
+    and moves in place of those that a refiner knows.
     """
     old = network.config
     hidden = old.detail_width if detail_width is None else detail_width

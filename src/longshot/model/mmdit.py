@@ -4,7 +4,7 @@ Text and video tokens have weights of their own (norms, modulation, QKV, MLP) an
 knows about modes: positions, visibility and noise levels are arguments (LCT sec. 3.2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -339,13 +339,14 @@ class MMDiT(nn.Module):
         keep: list[tuple[Tensor, Tensor]] | None = None,
         features: list[Tensor] | None = None,
         refine: bool = True,
+        endings: Mapping[int, Float[Tensor, "rows channels"]] | None = None,
     ) -> Float[Tensor, "video channels"]:
         """The prediction for each row of z.
 
         text: features from `text_refiner`, the computed groups' prompts joined. sigma: one level a computed group.
         past: a `Context` a scene for layouts with remembered groups. keep: a list that receives every layer's unrotated
         keys and values of the computed tokens. features: a list that receives the video stream after every block.
-        refine: False leaves the pixel refiner out.
+        refine: False leaves the pixel refiner out. endings: see `shots_before`.
         """
         if len(z) != layout.num_video or len(text) != layout.num_text or len(sigma) != len(layout.groups):
             raise ValueError(
@@ -397,7 +398,7 @@ class MMDiT(nn.Module):
             out = out + self.detail_down(F.silu(self.detail_up(torch.cat([last, noisy], 1))))
         before: list[Before | None] = [None] * len(layout.groups)
         if refine and self.config.goes_on:
-            before = shots_before(layout, visibility, sigma, past)
+            before = shots_before(layout, visibility, sigma, past, endings)
         chosen = self._chosen(sigma, layout, before)
         refiner = self.refiner if refine and any(chosen) else None
         told = out[:, :0] if refiner is None else refiner.tell(last)

@@ -5,7 +5,7 @@ leaves of the noise shows as grain. This one sees the noisy picture beside that 
 the last picture of the shot before, and adds what is missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,10 @@ RGB = 3
 DOUBT = (0.055, 0.15)
 """The error of what convolutions made of an answer, about: the first number plus sigma times the second; of the tiny base."""
 MOVED = 0.35  # about the error of what was seen last, of which most has moved otherwise
+LEAST = 0.01  # the error that is always left when it is asked how well a picture explains another one
+SURE = 0.7
+"""The noise level up to which a last picture may be taken. Above it an answer is the mean of what may be, and people go under in
+it: that their surroundings' picture is near it says little."""
 NOISIEST = 0.99  # above this level the noisy picture is read as if it were at it
 
 
@@ -34,8 +38,8 @@ NOISIEST = 0.99  # above this level the noisy picture is read as if it were at i
 class Before:
     """The shot placed before another one, as far as its last picture is known. Of a chosen history it is the last one chosen.
 
-    level: its noise level. group: its index in `Layout.groups`, or None where it is remembered. rows: what was remembered of its
-    last token frame, [rows, channels].
+    level: its noise level. group: its index in `Layout.groups`, or None where its last token frame is known otherwise. rows: that
+    one, [rows, channels].
     """
 
     level: float
@@ -53,10 +57,12 @@ def shots_before(
     visibility: Visibility,
     sigma: Float[Tensor, " groups"],
     past: Sequence[Context],
+    endings: Mapping[int, Float[Tensor, "rows channels"]] | None = None,
 ) -> list[Before | None]:
     """For each group, the shot placed before it, None where there is none that it may see, or one of another size.
 
-    Raises UserError where a remembered shot was remembered without its last picture.
+    endings: of groups, by index, that are finished: their last token frame as the film has it, whatever their noise level. Raises
+    UserError where a remembered shot was remembered without its last picture.
     """
     out: list[Before | None] = []
     levels = sigma.tolist()
@@ -66,7 +72,8 @@ def shots_before(
             if visibility == "shot" or before is None or not can_follow(before, groups[place]):
                 out.append(None)
             elif place > num_past:
-                out.append(Before(levels[len(out) - 1], len(out) - 1))
+                index, ending = len(out) - 1, (endings or {}).get(len(out) - 1)
+                out.append(Before(levels[index], None if ending is not None else index, ending))
             else:
                 memory = context.memories[-1]
                 if memory.last is None:
@@ -109,10 +116,13 @@ class PixelRefiner(nn.Module):
 
     The candidates are the noisy picture itself, which is nearer to the truth than any answer where its noise is low, and, where a
     shot has one before it, the last picture seen. What goes on without a cut was seen there already, and has moved since: the
-    picture is shown beside each frame moved along by each of `moves` (a plane sweep, Collins 1996). How much of the way to a
-    candidate a pixel goes is for the token and the convolutions to say, in shares of what would be best by the errors that both
-    mostly have (Wiener's weight); a fresh refiner says 1 of the noisy picture, 0 of the others. Without moves no shot sees
-    another one here.
+    picture is shown beside each frame moved along by each of `moves` (a plane sweep, Collins 1996). How far a pixel goes to the
+    noisy picture is for the token and the convolutions to say, in shares of what would be best by the errors that both mostly
+    have (Wiener's weight); a fresh refiner says 1. From there, below a noise level, it goes to the moved pictures by how likely
+    each is what is to be seen: a softmax, against 0 for none of them, of what the token and the convolutions say, 0 at first,
+    less how far the picture misses what is known otherwise (the mean square error of four pixels in units of what it mostly is,
+    about as a Gaussian's likelihood has it). An answer must be right for what rests and for what moves, and shares that are a
+    sum of features aren't sharp enough for both. Without moves no shot sees another one here.
 
     patch: frames, rows and columns of a token. width: channels. in_width: of the transformer's stream. moves: see
     `Move`; what rests or begins to move from rest needs a start of 0, what goes on moving, or ends to, one of its speed.
@@ -143,7 +153,7 @@ class PixelRefiner(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Fresh weights; what the convolutions add and all gates start at 0, so that only the noisy picture's share is taken."""
+        """Fresh weights; what the convolutions add and all gates start at 0, so that what is taken is what the errors say."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -153,7 +163,7 @@ class PixelRefiner(nn.Module):
             nn.init.zeros_(zero.weight)
 
     def tell(self, features: Float[Tensor, "video width"]) -> Float[Tensor, "video features"]:
-        """What a token's features tell its pixels: numbers for the convolutions, and how far to go to each candidate."""
+        """What a token's features tell its pixels: numbers for the convolutions, and what speaks for each candidate."""
         return torch.cat([self.told(features), self.gates(features)], 1)
 
     def forward(
@@ -210,22 +220,32 @@ class PixelRefiner(nn.Module):
         seen = [self._seen(before[i], n, size, out, z, layout) for i, n in zip(own, lengths, strict=True)]
         pictures, known = (torch.cat(parts, 0) for parts in zip(*seen, strict=True))
         is_known = (known > 0)[:, None, None, None, None, None]
+        doubt = (DOUBT[0] + DOUBT[1] * level) ** 2
+        clear = 1 - level.clamp(max=NOISIEST)
+        of_noisy = doubt / (doubt + (1 / clear - 1) ** 2)
         maps = [coarse.flatten(3), noisy.flatten(3), told]
         if self.moves:
-            maps.append((is_known * (pictures - coarse[:, :, :, None]) / MOVED).flatten(3))
+            likely = coarse + of_noisy * (noisy / clear - coarse)
+            misses = (pictures - likely[:, :, :, None]).square().mean((4, 5))
+            misses = misses / (doubt * (1 - of_noisy) + LEAST**2)[..., 0]
+            apart = (pictures - coarse[:, :, :, None]).div_(MOVED).flatten(4)
+            apart = torch.cat([apart, torch.log1p(misses)[..., None]], 4)
+            maps.append(apart.mul_(is_known[..., 0]).flatten(3))
             maps.append(known[:, None, None, None].expand(-1, *coarse.shape[1:3], 1))
+            del apart, likely  # the largest maps by far, which would stay to the end
         x = self._convolved(torch.cat(maps, 3), cond.index_select(0, frames), lengths)
+        del maps
         added, more = x.split([RGB * FOLD * FOLD, x.shape[3] - RGB * FOLD * FOLD], dim=3)
         answer = coarse + level * added.unflatten(3, (FOLD * FOLD, RGB))
         gates = gates[..., None] + more.unflatten(
             3, (-1, FOLD * FOLD)
         )  # frames, rows, columns, candidates, 4
-        doubt = (DOUBT[0] + DOUBT[1] * level) ** 2
-        clear = 1 - level.clamp(max=NOISIEST)
-        share = doubt / (doubt + (1 / clear - 1) ** 2) * (1 + gates[:, :, :, 0, :, None])
-        better = answer + share * (noisy / clear - answer)
-        share = doubt[..., None] / (doubt[..., None] + MOVED**2) * gates[:, :, :, 1:, :, None] * is_known
-        better = better + (share * (pictures - answer[:, :, :, None])).sum(3)
+        better = answer + of_noisy * (1 + gates[:, :, :, 0, :, None]) * (noisy / clear - answer)
+        if self.moves:
+            no_choice = ~(is_known[..., 0] & (level <= SURE))
+            odds = (gates[:, :, :, 1:] - misses[..., None]).masked_fill(no_choice, -torch.inf)
+            share = F.pad(odds, (0, 0, 1, 0)).softmax(3)[:, :, :, 1:, :, None]
+            better = better + (share * (pictures - better[:, :, :, None])).sum(3)
         change = rearrange(better - coarse, f"{folded} -> {packed}", **sizes, **folds)
         return out.index_add(0, rows, change.to(out.dtype))
 
@@ -268,8 +288,9 @@ class PixelRefiner(nn.Module):
 
 
 def entering(moves: int) -> int:
-    """Channels of what a refiner sees: answer, noisy picture, what it is told, pictures seen, and how much of them is known."""
-    return (2 + moves) * RGB * FOLD * FOLD + FEATURES + bool(moves)
+    """Channels of what a refiner sees: answer, noisy picture, what it is told, each picture seen and how far it is from what is
+    known otherwise, and how much of them is known."""
+    return (2 + moves) * RGB * FOLD * FOLD + FEATURES + moves + bool(moves)
 
 
 def leaving(moves: int) -> int:

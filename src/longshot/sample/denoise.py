@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from longshot.bases.base import Base, Mode, Spec, holds_history_clean
 from longshot.errors import UserError
 from longshot.flow import Descent, Solver, add_noise, need_solver, shift_sigma, sigma_table
 from longshot.layout import GLOBAL, Group, Layout, global_group, timeline
-from longshot.model.context import CacheDtype, Context, Memory
+from longshot.model.context import CacheDtype, Context
 from longshot.sample.plan import Plan, PlannedShot, Round
 
 Contexts = tuple[Context, ...]
@@ -277,7 +277,7 @@ class Runner:
                 v, new = self.base.remember(*args)
                 kept.append(tuple(new))
             else:
-                v = self.base.velocity(*args)
+                v = self.base.velocity(*args, **self.endings(layout, tuple(held)))
             return self.guided(v, layout, todo.denoise)
 
         for i in range(self.sampling.steps):
@@ -298,21 +298,9 @@ class Runner:
         if kept:
             new = {m.group.shot: m for m in kept[0][0].memories}
             assert set(todo.denoise) <= set(new)
-            return Finished(
-                z,
-                tuple(
-                    c.extended(self.ended(m) for m in self.stored(k.select(todo.denoise)).memories)
-                    for c, k in zip(contexts, kept[0][: len(contexts)], strict=True)
-                ),
-            )
+            reused = zip(contexts, kept[0][: len(contexts)], strict=True)
+            return Finished(z, tuple(self.joined(c, k.select(todo.denoise)) for c, k in reused))
         return Finished(z, self.remembered(contexts, todo))
-
-    def ended(self, memory: Memory) -> Memory:
-        """A memory of a step on the way, with the last picture that the film has."""
-        if memory.last is None:
-            return memory
-        rows = self.latents[memory.group.shot][-memory.group.frame_tokens :]
-        return replace(memory, last=rows.to(memory.last))
 
     # -- history --------------------------------------------------------------------------------------------------------
     def noised(self, shot: int) -> Tensor:
@@ -338,11 +326,26 @@ class Runner:
         level = dict.fromkeys(todo.denoise, self.plan.context_sigma)
         z = self.rows(layout, {s: self.noised(s) for s in todo.denoise})
         _, new = self.base.remember(z, self.text(layout), self.levels(layout, level), layout, "causal", seen)
-        return tuple(c.extended(self.stored(n).memories) for c, n in zip(contexts, new, strict=True))
+        return tuple(self.joined(c, n) for c, n in zip(contexts, new, strict=True))
 
-    def stored(self, context: Context) -> Context:
-        """What is remembered, in the dtype and at the place where it is kept."""
-        return context.stored(self.sampling.cache_dtype, self.cache_device)
+    def joined(self, context: Context, new: Context) -> Context:
+        """A context with what was remembered now, in the dtype and at the place where it is kept, and with last pictures as the
+        film has them: they are known, whatever the noise at which a shot was read."""
+        stored = new.stored(self.sampling.cache_dtype, self.cache_device)
+        return context.extended(
+            m if m.last is None else replace(m, last=self.ending(m.group).to(m.last)) for m in stored.memories
+        )
+
+    def ending(self, group: Group) -> Float[Tensor, "rows channels"]:
+        """The last token frame of a finished shot."""
+        return self.latents[group.shot][-group.frame_tokens :]
+
+    def endings(self, layout: Layout, shots: Sequence[int]) -> dict[str, Any]:
+        """The last pictures of finished shots in a layout, for bases whose pixels go on from them (`NativeBase.velocity`)."""
+        if not shots or not getattr(self.base, "goes_on", False):
+            return {}
+        groups = enumerate(layout.groups)
+        return {"endings": {i: self.ending(g) for i, g in groups if g.shot in shots}}
 
     def recall(self, contexts: Contexts, number: int) -> Contexts:
         """Adds what a round's history lacks: the global prompt, and given shots, each seeing the given ones before it."""

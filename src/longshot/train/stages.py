@@ -59,7 +59,7 @@ class Order:
             raise UserError(
                 "--lora: is trained in one stage: give --stage lct, or --stage causal for sampling with a cache"
             )
-        if self.lora and self.stage == "refine":
+        if self.lora and STAGES[self.stage]().learns == "refiner":
             raise UserError(f"--stage {self.stage}: trains a refiner of pixels, which a LoRA has no part in")
         if self.lora and self.stage == "lct-again":
             raise UserError(
