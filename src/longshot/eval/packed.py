@@ -12,7 +12,7 @@ from torch import Tensor
 from longshot.bases.base import Base
 from longshot.layout import Layout
 from longshot.model.context import Context
-from longshot.sample.denoise import Contexts, Runner, Sampling, denoise
+from longshot.sample.denoise import Contexts, Runner, Sampling, denoise, seen_last
 from longshot.sample.plan import Plan
 
 Latents = dict[int, Tensor]
@@ -119,10 +119,8 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
     endings: dict[int, torch.Tensor] = {}
     first_group = 0
     for r, layout, h in zip(runners, layouts, held, strict=True):
-        own = r.endings(layout, tuple(h)).get("endings", {})
-        endings |= {first_group + i: rows for i, rows in own.items()}
+        endings |= {first_group + i: rows for i, rows in r.endings(layout, h).items()}
         first_group += len(layout.groups)
-    more = {"endings": endings} if endings else {}
 
     for i in range(first.sampling.steps):
         sigma = float(first.sigmas[i])
@@ -132,7 +130,7 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
             rows.append(r.rows(layout, {**own, **h}))
             levels.append(r.levels(layout, level))
         args = (torch.cat(rows), text, torch.cat(levels), whole, first.plan.visibility, past)
-        v = base.velocity(*args, **more)
+        v = base.velocity(*args, **seen_last(endings))
         for k, (r, layout, todo, part) in enumerate(
             zip(runners, layouts, rounds, v.split(sizes), strict=True)
         ):

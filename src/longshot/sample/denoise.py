@@ -5,7 +5,7 @@ is one `Context` a branch.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, get_args
@@ -260,6 +260,7 @@ class Runner:
         layout = self.layout(shots, seen)
         text = self.text(layout)
         held = {} if cached else {s: self.noised(s) for s in todo.given}
+        more = seen_last(self.endings(layout, held))
         z = {s: self.noise[s] for s in todo.denoise}
         kept: list[Contexts] = []
 
@@ -277,7 +278,7 @@ class Runner:
                 v, new = self.base.remember(*args)
                 kept.append(tuple(new))
             else:
-                v = self.base.velocity(*args, **self.endings(layout, tuple(held)))
+                v = self.base.velocity(*args, **more)
             return self.guided(v, layout, todo.denoise)
 
         for i in range(self.sampling.steps):
@@ -340,12 +341,12 @@ class Runner:
         """The last token frame of a finished shot."""
         return self.latents[group.shot][-group.frame_tokens :]
 
-    def endings(self, layout: Layout, shots: Sequence[int]) -> dict[str, Any]:
-        """The last pictures of finished shots in a layout, for bases whose pixels go on from them (`NativeBase.velocity`)."""
-        if not shots or not getattr(self.base, "goes_on", False):
+    def endings(self, layout: Layout, shots: Collection[int]) -> dict[int, Tensor]:
+        """The last pictures of finished shots, by their groups' places in a layout; none for a base whose pixels don't go on
+        from them."""
+        if not getattr(self.base, "goes_on", False):
             return {}
-        groups = enumerate(layout.groups)
-        return {"endings": {i: self.ending(g) for i, g in groups if g.shot in shots}}
+        return {i: self.ending(g) for i, g in enumerate(layout.groups) if g.shot in shots}
 
     def recall(self, contexts: Contexts, number: int) -> Contexts:
         """Adds what a round's history lacks: the global prompt, and given shots, each seeing the given ones before it."""
@@ -359,6 +360,11 @@ class Runner:
             if shot not in contexts[0].shots:
                 contexts = self.remembered(contexts, Round((shot,), given[:i]))
         return contexts
+
+
+def seen_last(endings: Mapping[int, Tensor]) -> dict[str, Any]:
+    """What a base is asked with beside the rest (`NativeBase.velocity`), where it goes on from last pictures."""
+    return {"endings": endings} if endings else {}
 
 
 def check_plan(spec: Spec, plan: Plan, sampling: Sampling) -> None:
