@@ -121,6 +121,7 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
     for r, layout, h in zip(runners, layouts, held, strict=True):
         endings |= {first_group + i: rows for i, rows in r.endings(layout, h).items()}
         first_group += len(layout.groups)
+    more = seen_last(endings)
 
     for i in range(first.sampling.steps):
         sigma = float(first.sigmas[i])
@@ -130,7 +131,7 @@ def _round(base: Base, runners: Sequence[Runner], number: int, contexts: Sequenc
             rows.append(r.rows(layout, {**own, **h}))
             levels.append(r.levels(layout, level))
         args = (torch.cat(rows), text, torch.cat(levels), whole, first.plan.visibility, past)
-        v = base.velocity(*args, **seen_last(endings))
+        v = base.velocity(*args, **more)
         for k, (r, layout, todo, part) in enumerate(
             zip(runners, layouts, rounds, v.split(sizes), strict=True)
         ):
