@@ -217,24 +217,19 @@ class PixelRefiner(nn.Module):
         told = rearrange(told, "(T H W) (t h w c) -> (T t) (H h) (W w) c", **sizes, c=FEATURES)
         gates = rearrange(gates, "(T H W) (k t h w) -> (T t) (H h) (W w) k", **sizes)
         level = sigma.index_select(0, frames)[:, None, None, None, None].to(out)
-        seen = [self._seen(before[i], n, size, out, z, layout) for i, n in zip(own, lengths, strict=True)]
-        pictures, known = (torch.cat(parts, 0) for parts in zip(*seen, strict=True))
-        is_known = (known > 0)[:, None, None, None, None, None]
         doubt = (DOUBT[0] + DOUBT[1] * level) ** 2
         clear = 1 - level.clamp(max=NOISIEST)
         of_noisy = doubt / (doubt + (1 / clear - 1) ** 2)
         maps = [coarse.flatten(3), noisy.flatten(3), told]
         if self.moves:
+            seen = [self._seen(before[i], n, size, out, z, layout) for i, n in zip(own, lengths, strict=True)]
+            pictures, known = (torch.cat(parts, 0) for parts in zip(*seen, strict=True))
+            known = known[:, None, None, None, None]
             likely = coarse + of_noisy * (noisy / clear - coarse)
-            misses = (pictures - likely[:, :, :, None]).square().mean((4, 5))
-            misses = misses / (doubt * (1 - of_noisy) + LEAST**2)[..., 0]
-            apart = (pictures - coarse[:, :, :, None]).div_(MOVED).flatten(4)
-            apart = torch.cat([apart, torch.log1p(misses)[..., None]], 4)
-            maps.append(apart.mul_(is_known[..., 0]).flatten(3))
-            maps.append(known[:, None, None, None].expand(-1, *coarse.shape[1:3], 1))
-            del apart, likely  # the largest maps by far, which would stay to the end
+            misses = _misses(pictures, likely, doubt * (1 - of_noisy))
+            maps += _shown(pictures, misses, known, coarse)
         x = self._convolved(torch.cat(maps, 3), cond.index_select(0, frames), lengths)
-        del maps
+        del maps  # the largest tensors by far, which would stay to the end
         added, more = x.split([RGB * FOLD * FOLD, x.shape[3] - RGB * FOLD * FOLD], dim=3)
         answer = coarse + level * added.unflatten(3, (FOLD * FOLD, RGB))
         gates = gates[..., None] + more.unflatten(
@@ -242,8 +237,8 @@ class PixelRefiner(nn.Module):
         )  # frames, rows, columns, candidates, 4
         better = answer + of_noisy * (1 + gates[:, :, :, 0, :, None]) * (noisy / clear - answer)
         if self.moves:
-            no_choice = ~(is_known[..., 0] & (level <= SURE))
-            odds = (gates[:, :, :, 1:] - misses[..., None]).masked_fill(no_choice, -torch.inf)
+            can_take = (known > 0) & (level <= SURE)
+            odds = (gates[:, :, :, 1:] - misses[..., None]).masked_fill(~can_take, -torch.inf)
             share = F.pad(odds, (0, 0, 1, 0)).softmax(3)[:, :, :, 1:, :, None]
             better = better + (share * (pictures - better[:, :, :, None])).sum(3)
         change = rearrange(better - coarse, f"{folded} -> {packed}", **sizes, **folds)
@@ -285,6 +280,24 @@ class PixelRefiner(nn.Module):
         for block in self.blocks:
             x = block(x, cond, has_before, has_after)
         return self.leave(F.silu(pixel_norm(x))).permute(0, 2, 3, 1)
+
+
+def _misses(
+    pictures: Float[Tensor, "frames height width moves 4 RGB"],
+    likely: Float[Tensor, "frames height width 4 RGB"],
+    doubt: Float[Tensor, "frames 1 1 1 1"],
+) -> Float[Tensor, "frames height width moves"]:
+    """How far each picture is from what is likely without it, in units of the square error `doubt` that this should have."""
+    apart = (pictures - likely[:, :, :, None]).square().mean((4, 5))
+    return apart / (doubt + LEAST**2)[..., 0]
+
+
+def _shown(pictures: Tensor, misses: Tensor, known: Tensor, coarse: Tensor) -> list[Tensor]:
+    """What the convolutions see of the pictures: how each differs from the answer, how far it misses, and how much is known."""
+    apart = (pictures - coarse[:, :, :, None]).div_(MOVED).flatten(4)
+    apart = torch.cat([apart, torch.log1p(misses)[..., None]], 4)
+    shown = apart.mul_(known > 0).flatten(3)
+    return [shown, known[..., 0].expand(-1, *coarse.shape[1:3], 1)]
 
 
 def entering(moves: int) -> int:
