@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ from commands import (
     files_of,
     longshot,
     picture,
+    quick_base,
     refused,
     scene_of,
     takes_of,
     write_scene,
 )
+from longshot.bases.native import NativeBase
 from longshot.scene import Reference, Scene, Shot, load_scene
 from longshot.video import probe, read_frames, write_image
 
@@ -161,6 +164,21 @@ def test_an_episode_of_twenty_shots_and_more_rolls_on_with_a_window(tmp_path, we
         line = next(line for line in linted.splitlines() if words in line)
         assert line in out and words + line.split(words)[1] in told
     assert not any(word in told for word in ("Arthur", "Silas", "Marcus"))  # names are known from the cast
+
+
+@pytest.mark.parametrize(
+    ("mode", "said", "level"), [("causal", (), 0.05), ("bidirectional", (), 0.2), ("causal", (0.3,), 0.3)]
+)
+def test_history_is_held_at_the_level_that_is_good_for_the_weights_unless_one_is_said(
+    tmp_path, scene, mode, said, level
+):
+    base = quick_base()
+    spec = replace(base.spec, context_sigma=0.2, causal_context_sigma=0.05)
+    weights, film = tmp_path / "weights.safetensors", tmp_path / "film"
+    NativeBase(replace(base.config, spec=spec), base.network).save(weights)
+    options = [x for sigma in said for x in ("--context-sigma", sigma)]
+    done("sample", scene, "--out", film, "--base", weights, "--mode", mode, *options, *QUICK)
+    assert {e["how"]["context_sigma"] for e in shots_of(film)} == {level}
 
 
 # -- runs that are stopped ----------------------------------------------------------------------------------------------

@@ -64,6 +64,8 @@ class Spec:
     to (LCT sec. 3.2). "joined": it is written before each shot's own prompt, since the base was trained on single shots that
     read one text each; then no layout has a group 0. cut: how the prompt of a shot that begins with a cut begins; LCT's mark
     means nothing to weights that were not trained with it. multishot: None for LCT's way with several shots.
+    context_sigma, causal_context_sigma: the noise levels at which what is given or finished is best held, under full and under
+    context-causal attention.
     last_level: the noise level before 0 in the last step, see `flow.sigma_table`. shifts: where the shift grows with a shot's
     tokens, tokens and the logarithm of the shift at two sizes; `shift` is then that of a shot of the default size.
     """
@@ -88,8 +90,14 @@ class Spec:
     cut: str = SHOT_CUT
     solver: Solver = "euler"
     multishot: MultiShot | None = None
+    context_sigma: float = 0.1
+    causal_context_sigma: float = 0.1
     last_level: float = 0.0
     shifts: tuple[tuple[int, float], tuple[int, float]] | None = None
+
+    def held_at(self, visibility: Visibility) -> float:
+        """The noise level at which history is best held."""
+        return self.causal_context_sigma if visibility == "causal" else self.context_sigma
 
     def shift_at(self, tokens: int) -> float:
         """The shift for a shot of so many tokens."""

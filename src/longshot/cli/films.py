@@ -13,6 +13,7 @@ from longshot.errors import UserError
 
 if TYPE_CHECKING:
     from longshot.bases.base import Codec
+    from longshot.layout import Visibility
     from longshot.sample.plan import History, Plan
     from longshot.sample.story import Story
     from longshot.scene import Scene
@@ -56,15 +57,16 @@ def sample(
         story = tell(story_file, codec, scene.parent, files, options.seed)
         window = window or codec.spec.max_shots
         if mode == "joint":
-            return together(story.global_prompt, story.shots, options.held_at, window), story
+            return together(story.global_prompt, story.shots, options.held_at(codec.spec), window), story
+        visibility: Visibility = "causal" if mode == "causal" else "scene"
         plan = autoregressive(
             story.global_prompt,
             story.shots,
-            visibility="causal" if mode == "causal" else "scene",
+            visibility=visibility,
             memory="cache" if mode == "causal" else "recompute",
             window=window,
             history=_history(history, story),
-            context_sigma=options.held_at,
+            context_sigma=options.held_at(codec.spec, visibility),
         )
         return plan, story
 
@@ -143,7 +145,8 @@ def interpolate(
             )
         seen = tuple(sorted({*known, *to_make}))
         rounds = (*([Round(to_make, known)] if to_make else []), Round(between, seen))
-        plan = Plan(story.global_prompt, story.shots, rounds, "scene", "recompute", options.held_at)
+        held_at = options.held_at(codec.spec)
+        plan = Plan(story.global_prompt, story.shots, rounds, "scene", "recompute", held_at)
         return plan, story
 
     outline = options.outline()
@@ -187,7 +190,7 @@ def compose(
     def planned(codec: "Codec", window: int | None) -> "tuple[Plan, Story]":
         story = tell(story_file, codec, scene.parent, seed=options.seed)
         window = window or codec.spec.max_shots
-        return composition(codec, story, people, environment, window, options.held_at)
+        return composition(codec, story, people, environment, window, options.held_at(codec.spec))
 
     outline = options.outline()
     refuse_command(outline.codec.spec, "compose")

@@ -12,6 +12,7 @@ from longshot.errors import UserError
 
 if TYPE_CHECKING:
     from longshot.bases.base import Base, Spec
+    from longshot.layout import Visibility
     from longshot.sample.denoise import Sampling
     from longshot.sample.forecast import Outline, PlanFor, Savings
     from longshot.sample.plan import Plan
@@ -45,7 +46,8 @@ class Options:
     shift: float | None = None
     """shift of the noise levels towards noise"""
     context_sigma: float | None = None
-    """noise level at which history is held: 0.1, which keeps detail, if not given; 0.5 keeps a long roll-out from drifting"""
+    """noise level at which history is held: the base's own, which keeps detail, if not given; 0.5 keeps a long roll-out from
+    drifting"""
     window: int | None = None
     """the most shots that see each other, the one being made included"""
     device: str = "cpu"
@@ -76,10 +78,9 @@ class Options:
             if (value := getattr(self, name)) is not None and not math.isfinite(value):
                 raise UserError(f"--{name.replace('_', '-')} {value}: isn't a number to work with")
 
-    @property
-    def held_at(self) -> float:
+    def held_at(self, spec: "Spec", visibility: "Visibility" = "scene") -> float:
         """The noise level at which history is held."""
-        return 0.1 if self.context_sigma is None else self.context_sigma
+        return spec.held_at(visibility) if self.context_sigma is None else self.context_sigma
 
     def sampling(self, spec: "Spec", reuse_steps: bool = False) -> "Sampling":
         from longshot.sample.denoise import Sampling

@@ -12,6 +12,7 @@ from longshot.errors import UserError
 
 if TYPE_CHECKING:
     from longshot.bases.base import Codec
+    from longshot.layout import Visibility
     from longshot.sample.make import Reel
     from longshot.sample.plan import Plan
 
@@ -59,7 +60,7 @@ def reshoot(
 
     def planned(mode: str, window: int | None) -> "Plan":
         seen = nearest(len(new), place, window or outline.codec.spec.max_shots)
-        return together(scene.global_prompt(), new, options.held_at, seen=seen)
+        return together(scene.global_prompt(), new, options.held_at(outline.codec.spec), seen=seen)
 
     options.check_room(outline, planned, "reshoot", ("reshoot",))
     base = options.open(causal=False)
@@ -107,13 +108,14 @@ def extend(
     shots, numbers = continued(outline.codec, reel, scene, options.seed)
 
     def planned(mode: str, window: int | None) -> "Plan":
+        visibility: Visibility = "causal" if mode == "causal" else "scene"
         return autoregressive(
             scene.global_prompt(),
             shots,
-            visibility="causal" if mode == "causal" else "scene",
+            visibility=visibility,
             memory="cache" if mode == "causal" else "recompute",
             window=window or outline.codec.spec.max_shots,
-            context_sigma=options.held_at,
+            context_sigma=options.held_at(outline.codec.spec, visibility),
         )
 
     options.check_room(outline, planned, mode, ("causal", "bidirectional"))

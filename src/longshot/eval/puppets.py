@@ -33,6 +33,7 @@ from longshot.eval.marks import (
 from longshot.eval.metrics import Difference, Mark, Score, difference, rate, score
 from longshot.eval.packed import denoise_packed
 from longshot.flow import Solver
+from longshot.layout import Visibility
 from longshot.puppets.render import render_place, render_portrait, render_shot
 from longshot.puppets.words import caption, single_caption
 from longshot.puppets.world import HEIGHT, WIDTH, PuppetScene, Theme, draw_characters, draw_scene, theme_of
@@ -58,8 +59,8 @@ class EvalConfig:
     """What is scored, and how it is sampled.
 
     scenes: a task (of slow runs a quarter, at least 2). frames: of every shot. shots: of the
-    scenes of `joint`, `given_first` and `causal`. segments: of a roll-out. steps, guidance, shift and solver: the base's
-    own where None. context_sigma: of what is given. samples: scenes a task that are kept to be looked at.
+    scenes of `joint`, `given_first` and `causal`. segments: of a roll-out. steps, guidance, shift, solver and
+    context_sigma, of what is given or finished: the base's own where None. samples: scenes a task that are kept to be looked at.
     guesses: shots that chance is estimated from, over a tenth as many scenes.
     """
 
@@ -73,7 +74,7 @@ class EvalConfig:
     guidance: float | None = None
     shift: float | None = None
     solver: Solver | None = None
-    context_sigma: float = 0.1
+    context_sigma: float | None = None
     samples: int = 3
     guesses: int = 4000
 
@@ -142,6 +143,10 @@ class Maker:
     case: Case
     shown: PuppetScene
     config: EvalConfig
+
+    def held_at(self, visibility: Visibility = "scene") -> float:
+        own = self.config.context_sigma
+        return self.base.spec.held_at(visibility) if own is None else own
 
     def shot(self, number: int, prompt: str, frames: int, given: Frames | None = None) -> PlannedShot:
         spec = self.base.spec
@@ -346,11 +351,11 @@ def _one_take(rng: np.random.Generator, config: EvalConfig) -> PuppetScene:
 
 def _alone(m: Maker) -> Planned:
     frames = m.case.scene.shots[0].frames
-    return Planned(together("", [m.shot(1, m.case.single_prompt, frames)], m.config.context_sigma), {1: 1})
+    return Planned(together("", [m.shot(1, m.case.single_prompt, frames)], m.held_at()), {1: 1})
 
 
 def _all(m: Maker) -> Planned:
-    plan = together(m.case.global_prompt, m.shots(), m.config.context_sigma)
+    plan = together(m.case.global_prompt, m.shots(), m.held_at())
     return Planned(plan, {s.shot: s.shot for s in plan.shots})
 
 
@@ -359,13 +364,13 @@ def _returning(m: Maker) -> Planned:
 
 
 def _after_first(m: Maker) -> Planned:
-    plan = together("", m.shots(given=(1,)), m.config.context_sigma)
+    plan = together("", m.shots(given=(1,)), m.held_at())
     return Planned(plan, {s.shot: s.shot for s in plan.shots[1:]})
 
 
 def _after_first_causal(m: Maker) -> Planned:
     plan = autoregressive(
-        "", m.shots(given=(1,)), window=m.base.spec.max_shots, context_sigma=m.config.context_sigma
+        "", m.shots(given=(1,)), window=m.base.spec.max_shots, context_sigma=m.held_at("causal")
     )
     return Planned(plan, {s.shot: s.shot for s in plan.shots[1:]})
 
@@ -385,15 +390,15 @@ def _composed(m: Maker) -> list[PlannedShot]:
 
 
 def _composition(m: Maker) -> Planned:
-    return Planned(together("", _composed(m), m.config.context_sigma), {3: 1})
+    return Planned(together("", _composed(m), m.held_at()), {3: 1})
 
 
 def _composition_causal(m: Maker) -> Planned:
-    return Planned(autoregressive("", _composed(m), context_sigma=m.config.context_sigma), {3: 1})
+    return Planned(autoregressive("", _composed(m), context_sigma=m.held_at("causal")), {3: 1})
 
 
 def _between(m: Maker) -> Planned:
-    return Planned(together(m.case.global_prompt, m.shots(given=(1, 3)), m.config.context_sigma), {2: 2})
+    return Planned(together(m.case.global_prompt, m.shots(given=(1, 3)), m.held_at()), {2: 2})
 
 
 def _rolled_out(m: Maker, memory: str = "cache") -> Planned:
@@ -402,7 +407,7 @@ def _rolled_out(m: Maker, memory: str = "cache") -> Planned:
         m.shots(),
         memory="cache" if memory == "cache" else "recompute",
         window=m.base.spec.max_shots,
-        context_sigma=m.config.context_sigma,
+        context_sigma=m.held_at("causal"),
     )
     return Planned(plan, {s.shot: s.shot for s in plan.shots})
 

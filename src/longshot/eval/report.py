@@ -68,11 +68,12 @@ def markdown(scores: Scores) -> str:
     """The report as Markdown."""
     config, sampling = scores.config, scores.sampling
     weights = ", ".join(f"{name} ({kind})" for kind, name in scores.bases.items() if name)
+    held = "the weights' own" if config.context_sigma is None else f"{config.context_sigma:g}"
     lines = [
         "# Puppet scores",
         "",
         f"{weights}; {config.scenes} held-out scenes a task, seed {config.seed}; {sampling.steps} {sampling.solver} steps, "
-        f"guidance {sampling.guidance:g}, shift {sampling.shift:g}, context sigma {config.context_sigma:g}; "
+        f"guidance {sampling.guidance:g}, shift {sampling.shift:g}, context sigma {held}; "
         f"{scores.seconds / 60:.1f} minutes.",
         "",
         "A score is the share that is right, with its 95% interval (Wilson, or a bootstrap over scenes where a scene gives "
