@@ -50,6 +50,7 @@ TINY_SPEC = Spec(
     shift=3.0,
     solver="stochastic",
     rope="aligned",
+    causal_context_sigma=0.0,
 )
 
 

@@ -134,15 +134,18 @@ def refine(steps: int = 2000) -> StageConfig:
 def causal(steps: int = 2500) -> StageConfig:
     """Stage 3: the context-causal fine-tune (LCT sec. 3.3), on the scenes of stage 2, mostly as a roll-out meets them: what came
     before is nearly clean. In most scenes it goes on without a cut: where somebody stands is decided under strong noise, and
-    copied from history, which is learned last. The refiner learns along, so that what it can copy is left to it. In a third of
-    the steps history is worn, as a long take's is: else what is copied is the copy, until nothing of it is left."""
+    copied from history, which is learned last. Most history has no noise at all, as finished shots are held for these weights.
+    The refiner learns along, so that what it can copy is left to it. In a third of the steps history is worn, as a long take's
+    is: else what is copied is the copy, until nothing of it is left."""
     before = lct(steps)
     return replace(
         before,
         name="causal",
         stream=replace(FILM, scenes=6, single=0.25, shots=(2, 6), takes=0.7),
         visibility="causal",
-        sigma=SigmaDraw(mean=1.0, std=1.6, shared=0.1, history=0.75, history_max=0.3, causal_history=True),
+        sigma=SigmaDraw(
+            mean=1.0, std=1.6, shared=0.1, history=0.8, history_max=0.3, exact=0.6, causal_history=True
+        ),
         warmup=50,
         decay=0.9,
         ema=0.99,
@@ -153,14 +156,17 @@ def causal(steps: int = 2500) -> StageConfig:
 
 
 def causal_refine(steps: int = 2200) -> StageConfig:
-    """The pixel refiner once more, over the context-causal transformer: what ships for a cache."""
+    """The pixel refiner once more, over the context-causal transformer, history worn in a fifth of the steps: what ships for a
+    cache."""
     before = refine(steps)
     return replace(
         before,
         name="causal-refine",
         visibility="causal",
         stream=replace(before.stream, single=0.1, takes=0.75),
-        sigma=replace(before.sigma, mean=0.5, history=0.85, exact=0.7),
+        sigma=replace(before.sigma, mean=0.6, history=0.85, exact=0.7),
+        guessed=0.4,
+        worn=0.2,
         seed=6,
     )
 
