@@ -63,12 +63,12 @@ class Oracle(NativeBase):
     def velocity(self, z, text, sigma, layout, visibility, past=None, keep=None, **more):
         out = torch.zeros_like(z)
         for group, span, level in zip(layout.groups, layout.video_spans, sigma, strict=True):
-            if group.shot == GLOBAL:
+            if group.shot == GLOBAL or level == 0:  # what has no noise is the answer
                 continue
             rows = z[span.slice]
             distance = ((1 - level) * self.first + level * self.noise - rows[:1]).square().sum(1)
             answer = self.clean[int(distance.argmin())]
-            out[span.slice] = (rows - answer) / level.clamp(min=1e-6)
+            out[span.slice] = (rows - answer) / level
         return out
 
     def remember(self, z, text, sigma, layout, visibility, past=None):
