@@ -63,7 +63,6 @@ def sample(
             story.global_prompt,
             story.shots,
             visibility=visibility,
-            memory="cache" if mode == "causal" else "recompute",
             window=window,
             history=_history(history, story),
             context_sigma=options.held_at(codec.spec, visibility),

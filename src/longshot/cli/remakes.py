@@ -113,7 +113,6 @@ def extend(
             scene.global_prompt(),
             shots,
             visibility=visibility,
-            memory="cache" if mode == "causal" else "recompute",
             window=window or outline.codec.spec.max_shots,
             context_sigma=options.held_at(outline.codec.spec, visibility),
         )

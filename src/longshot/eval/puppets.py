@@ -38,7 +38,7 @@ from longshot.puppets.render import render_place, render_portrait, render_shot
 from longshot.puppets.words import caption, single_caption
 from longshot.puppets.world import HEIGHT, WIDTH, PuppetScene, Theme, draw_characters, draw_scene, theme_of
 from longshot.sample.denoise import Sampling
-from longshot.sample.plan import Plan, PlannedShot, autoregressive, together
+from longshot.sample.plan import Memory, Plan, PlannedShot, autoregressive, together
 from longshot.scene import PLACE_PROMPT, identity_prompt
 
 Frames = UInt8[np.ndarray, "_ 32 48 3"]  # each shot has its own length
@@ -401,11 +401,11 @@ def _between(m: Maker) -> Planned:
     return Planned(together(m.case.global_prompt, m.shots(given=(1, 3)), m.held_at()), {2: 2})
 
 
-def _rolled_out(m: Maker, memory: str = "cache") -> Planned:
+def _rolled_out(m: Maker, memory: Memory = "cache") -> Planned:
     plan = autoregressive(
         m.case.global_prompt,
         m.shots(),
-        memory="cache" if memory == "cache" else "recompute",
+        memory=memory,
         window=m.base.spec.max_shots,
         context_sigma=m.held_at("causal"),
     )

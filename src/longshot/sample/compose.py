@@ -52,7 +52,6 @@ def composition(
         story.global_prompt,
         shots,
         visibility="scene",
-        memory="recompute",
         window=window,
         history=sees,
         context_sigma=context_sigma,

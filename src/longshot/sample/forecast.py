@@ -357,12 +357,10 @@ def forecast_scene(
             if name == "joint":
                 plan = together(story.global_prompt, story.shots, window=window)
             else:
-                causal = name == "causal"
                 plan = autoregressive(
                     story.global_prompt,
                     story.shots,
-                    visibility="causal" if causal else "scene",
-                    memory="cache" if causal else "recompute",
+                    visibility="causal" if name == "causal" else "scene",
                     window=window,
                 )
             check_plan(spec, plan, sampling)

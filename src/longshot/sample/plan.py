@@ -124,13 +124,14 @@ def autoregressive(
     shots: Sequence[PlannedShot],
     *,
     visibility: Visibility = "causal",
-    memory: Memory = "cache",
+    memory: Memory | None = None,
     window: int = 6,
     history: History | Mapping[int, Sequence[int]] = "recent",
     context_sigma: float = 0.1,
 ) -> Plan:
     """One round a shot, in story order, each seeing at most `window - 1` earlier shots.
 
+    memory: if not given, a cache where visibility is causal, which a cache needs, and else recomputed history.
     history: "recent", the last ones; "relevant", first those that name the same characters (LCT's selection by relevance); or
     for any shot a list of the earlier shots it shall see. Pinned shots are always seen.
     """
@@ -152,6 +153,7 @@ def autoregressive(
         rounds.append(Round((s.shot,), seen))
     if not rounds:
         raise UserError("every shot is given: nothing is left to make")
+    memory = memory or ("cache" if visibility == "causal" else "recompute")
     return Plan(global_prompt, tuple(shots), tuple(rounds), visibility, memory, context_sigma)
 
 
