@@ -40,7 +40,8 @@ class Settings:
     extensions: int = 12
     seeds: int = 2
     steps: int = 8
-    context_sigma: float = 0.1
+    context_sigma: float | None = None
+    """of history; the base's own if not given"""
     history: int = 2
     """segments that each new one sees"""
     random_vaes: bool = False
@@ -76,7 +77,9 @@ def extended(base: Base, back: Back | None, seed: int, settings: Settings) -> li
             PlannedShot(i + 1, f"segment {n}", p, grid, (seed, str(n - len(seen) + i), 0), given=z)
             for i, (p, z) in enumerate(zip(prompts, [*seen, None], strict=True))
         ]
-        plan = autoregressive(GLOBAL, shots, window=len(shots), context_sigma=settings.context_sigma)
+        own = settings.context_sigma
+        held_at = spec.held_at("causal") if own is None else own
+        plan = autoregressive(GLOBAL, shots, window=len(shots), context_sigma=held_at)
         z = [made for finished in denoise(base, plan, sampling) for made in finished.latents.values()][-1]
         pixels.append(base.decode(z, grid))
         history.append(z if back is None else back(base, pixels[-1], grid))

@@ -355,13 +355,15 @@ def forecast_scene(
     for name in MODES if mode == "auto" else (mode,):
         try:
             if name == "joint":
-                plan = together(story.global_prompt, story.shots, window=window)
+                plan = together(story.global_prompt, story.shots, spec.held_at("scene"), window)
             else:
+                visibility: Visibility = "causal" if name == "causal" else "scene"
                 plan = autoregressive(
                     story.global_prompt,
                     story.shots,
-                    visibility="causal" if name == "causal" else "scene",
+                    visibility=visibility,
                     window=window,
+                    context_sigma=spec.held_at(visibility),
                 )
             check_plan(spec, plan, sampling)
         except UserError as error:
