@@ -13,6 +13,7 @@ import tyro
 
 from longshot.bases.native import NativeBase, NativeConfig
 from longshot.model.grow import grow
+from longshot.model.refine import Move
 
 
 def main(
@@ -21,7 +22,7 @@ def main(
     doubled: tuple[int, ...] = (),
     detail_width: int | None = None,
     refiner: tuple[int, int] | None = None,
-    moves: tuple[tuple[int, int], ...] | None = None,
+    moves: tuple[Move, ...] | None = None,
 ) -> None:
     """Writes the larger weights.
 
@@ -31,7 +32,8 @@ def main(
         doubled: Blocks, counted from 0, that are followed by a copy of themselves that does nothing at first.
         detail_width: Hidden units of the detail head.
         refiner: Width and depth of a fresh pixel refiner; without it the old one stays.
-        moves: With which the refiner is shown the last picture of the shot before: pixels at first, and pixels a frame.
+        moves: With which the refiner is shown the last picture of the shot before: pixels to the right
+            at once, pixels a frame, and pixels up at once.
     """
     base = NativeBase.load(small)
     network = grow(base.network, doubled, detail_width, refiner, moves)

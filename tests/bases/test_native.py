@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from core_fixtures import SMALL, SMALL_SPEC, few, inputs, noise, seeds, small_base, some
 from longshot.bases import load_base
-from longshot.bases.native import FORMAT, PRESETS, TINY_SPEC, NativeBase, native_3b, tiny
+from longshot.bases.native import FORMAT, PRESETS, TINY_SPEC, NativeBase, native_3b, read_config, tiny
 from longshot.errors import UserError
 from longshot.flow import per_token, velocity
 from longshot.layout import Group, Layout, global_group
@@ -305,8 +305,8 @@ def test_a_pickle_in_a_weights_file_is_never_run(weights, tmp_path):
         lambda c: c["network"].update(predicts="the future"),
         lambda c: c["network"].update(channels=48),
         lambda c: c["network"].update(refiner_moves=[[1]]),
-        lambda c: c["network"].update(refiner_moves=[[0.5, 0]]),
-        lambda c: c["network"].update(refiner_moves=[[0, 0, 1]]),
+        lambda c: c["network"].update(refiner_moves=[[0, 0.5, 0]]),
+        lambda c: c["network"].update(refiner_moves=[[0, 0, 1, 1]]),
         lambda c: c["network"].update(refiner_width=8, predicts="velocity"),
         lambda c: c.update(network=[1, 2]),
         lambda c: c.pop("spec"),
@@ -320,6 +320,11 @@ def test_a_config_that_makes_no_network_is_a_user_error_that_names_the_file(weig
     change_config(weights, change)
     with pytest.raises(UserError, match=r"weights.safetensors: its config can't be read"):
         NativeBase.load(weights)
+
+
+def test_moves_of_two_numbers_as_older_files_have_them_lead_to_the_side_only(weights):
+    change_config(weights, lambda c: c["network"].update(refiner_moves=[[1, -2], [0, 1, -1]]))
+    assert read_config(weights).network.refiner_moves == ((1, -2, 0), (0, 1, -1))
 
 
 def test_a_base_that_does_not_exist_is_named_with_what_there_is(tmp_path):

@@ -37,7 +37,7 @@ def counted(job) -> int:
     return counter.get_total_flops()
 
 
-MOVES = ((0, 0), (1, 1), (0, -1), (-2, 0), (1, 0))
+MOVES = ((0, 0, 0), (1, 1, 0), (0, -1, 1), (-2, 0, 0), (1, 0, -1))
 REFINED = {"channels": 24, "patch": (2, 2, 2), "refiner_width": 8}
 
 

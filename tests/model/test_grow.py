@@ -45,16 +45,16 @@ def unlikely(net, moves: int):
 
 
 def test_a_refiner_that_is_shown_a_last_picture_changes_only_what_that_may_explain():
-    larger = grow(SMALL, moves=((0, -1), (0, 0)))
-    assert larger.config.refiner_moves == ((0, -1), (0, 0))
+    larger = grow(SMALL, moves=((0, -1, 0), (0, 0, 0)))
+    assert larger.config.refiner_moves == ((0, -1, 0), (0, 0, 0))
     assert not torch.equal(answer(larger), answer(SMALL))
     torch.testing.assert_close(answer(unlikely(larger, 2)), answer(SMALL), rtol=0, atol=EXACT)
 
 
 def test_a_refiner_that_knows_moves_gets_more_of_them():
-    some = grow(SMALL, moves=((0, -1), (0, 0)))
+    some = grow(SMALL, moves=((0, -1, 0), (0, 0, 0)))
     fill(some, 1)
-    more = grow(some.double(), moves=((0, -1), (0, 0), (1, 1)))
+    more = grow(some.double(), moves=((0, -1, 0), (0, 0, 0), (1, 1, 1)))
     assert not torch.equal(answer(more), answer(some))
     torch.testing.assert_close(answer(unlikely(more, 1)), answer(some), rtol=0, atol=EXACT)
 
@@ -69,7 +69,7 @@ def test_what_is_new_learns():
 
 
 def test_what_is_new_in_a_refiner_learns():
-    larger = grow(SMALL, moves=((0, -1), (0, 0)))
+    larger = grow(SMALL, moves=((0, -1, 0), (0, 0, 0)))
     answer(larger).square().mean().backward()
     assert larger.refiner.leave.weight.grad[-1].abs().max() > 0
     assert larger.refiner.gates.weight.grad[-1].abs().max() > 0
@@ -79,9 +79,9 @@ def test_what_is_new_in_a_refiner_learns():
 def test_what_cannot_grow_is_named():
     with pytest.raises(ValueError, match="block 3 can't be doubled: there are blocks 0 to 2"):
         grow(SMALL, doubled=(3,))
-    with pytest.raises(ValueError, match=r"can only get more after these, not \(\(1, 1\),\)"):
-        grow(grow(SMALL, moves=((0, 0),)), moves=((1, 1),))
+    with pytest.raises(ValueError, match=r"can only get more after these, not \(\(1, 1, 1\),\)"):
+        grow(grow(SMALL, moves=((0, 0, 0),)), moves=((1, 1, 1),))
     with pytest.raises(ValueError, match="this network has none"):
-        grow(network(), moves=((0, 0),))
+        grow(network(), moves=((0, 0, 0),))
     with pytest.raises(ValueError, match="5 units can't grow to 4"):
         grow(SMALL, detail_width=4)

@@ -28,7 +28,7 @@ pytestmark = quiet
 
 PATCH = (2, 4, 2)
 CHANNELS = 2 * 4 * 2 * 3
-MOVES = ((0, 0), (-1, 2), (1, 1))
+MOVES = ((0, 0, 0), (-1, 2, 1), (1, 1, -1))
 SIZES = {"channels": CHANNELS, "patch": PATCH, "refiner_width": 8}
 ALONE = network(**SIZES)
 NET = network(**SIZES, refiner_moves=MOVES)
@@ -63,9 +63,10 @@ def fold(picture: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts, 1)
 
 
-def moved(picture: torch.Tensor, by: int) -> torch.Tensor:
-    """A picture [RGB, height, width] moved to the right; its edge stays behind."""
-    width = picture.shape[2]
+def moved(picture: torch.Tensor, by: int, up: int) -> torch.Tensor:
+    """A picture [RGB, height, width] moved to the right and up; its edges stay behind."""
+    height, width = picture.shape[1:]
+    picture = torch.stack([picture[:, min(max(y + up, 0), height - 1)] for y in range(height)], 1)
     return torch.stack([picture[:, :, min(max(x - by, 0), width - 1)] for x in range(width)], 2)
 
 
@@ -78,8 +79,8 @@ def slow(refiner: PixelRefiner, coarse, z, told, cond, sigma, grid, seen=None) -
     parts = told[:, refiner.told.out_features :].chunk(1 + k, dim=1)
     gates = torch.cat([pixels(part, grid, folded_patch, 1) for part in parts], 1)
     last = [
-        torch.stack([moved(seen[0], start + speed * n) if seen else x for n, x in enumerate(rough)])
-        for start, speed in refiner.moves
+        torch.stack([moved(seen[0], start + speed * n, up) if seen else x for n, x in enumerate(rough)])
+        for start, speed, up in refiner.moves
     ]
     clear = 1 - min(float(sigma), NOISIEST)
     ours, theirs = DOUBT[0] + DOUBT[1] * float(sigma), 1 / clear - 1

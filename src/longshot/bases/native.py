@@ -52,6 +52,10 @@ TINY_SPEC = Spec(
     rope="aligned",
     causal_context_sigma=0.0,
 )
+_ALONG = ((0, 0, 0), (-1, -1, 0), (1, 1, 0), (0, -1, 0), (0, 1, 0), (-1, 0, 0), (1, 0, 0))
+_BETWEEN_STEPS = ((0, 0, -1), (-1, 0, -1), (1, 0, -1), (0, -1, 1), (0, 1, 1))
+TINY_MOVES = (*_ALONG, *_BETWEEN_STEPS)
+"""What people and pans do at a pixel a frame; a walker's last picture is mostly a pixel higher up than where it stops."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def tiny() -> NativeConfig:
         patch=TINY_SPEC.stride,
         refiner_width=64,
         refiner_depth=3,
-        refiner_moves=((0, 0), (-1, -1), (1, 1), (0, -1), (0, 1), (-1, 0), (1, 0)),
+        refiner_moves=TINY_MOVES,
         refines_below=0.7,
         rope=TINY_SPEC.rope,
     )
@@ -333,7 +337,10 @@ def _config_from_json(data: dict) -> NativeConfig:
     if "patch" in network:
         network["patch"] = tuple(network["patch"])
     if "refiner_moves" in network:
-        network["refiner_moves"] = tuple(map(tuple, network["refiner_moves"]))
+        # Files from before moves led upwards have pairs.
+        network["refiner_moves"] = tuple(
+            tuple(m) if len(m) != 2 else (*m, 0) for m in network["refiner_moves"]
+        )
     config = NativeConfig(Spec(**spec), MMDiTConfig(**network))
     if config.network.refiner_width and config.network.patch != config.spec.stride:
         raise ValueError(f"a refiner of patches {config.network.patch} for tokens of {config.spec.stride}")

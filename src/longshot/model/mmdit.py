@@ -64,8 +64,8 @@ class MMDiTConfig:
         split_axes(self.head_dim)
         if self.refiner_width and self.predicts != "clean":
             raise ValueError("a pixel refiner corrects clean answers; this network predicts the velocity")
-        if any(len(m) != 2 or not all(isinstance(n, int) for n in m) for m in self.refiner_moves):
-            raise ValueError(f"moves are pairs of whole pixels, got {self.refiner_moves}")
+        if any(len(m) != 3 or not all(isinstance(n, int) for n in m) for m in self.refiner_moves):
+            raise ValueError(f"moves are threes of whole pixels, got {self.refiner_moves}")
 
     @property
     def head_dim(self) -> int:

@@ -19,8 +19,8 @@ from longshot.errors import UserError
 from longshot.layout import GLOBAL, Group, Layout, Visibility
 from longshot.model.context import Context
 
-Move = tuple[int, int]
-"""How something moves on to the right, in pixels: by so many at once, and so many more in each frame."""
+Move = tuple[int, int, int]
+"""How something moves on, in pixels: to the right at once, so much further in each frame, and up at once."""
 FOLD = 2  # a convolution's pixel is this many pixels high and wide
 FEATURES = 8  # numbers a folded pixel is told by its token
 RGB = 3
@@ -125,7 +125,8 @@ class PixelRefiner(nn.Module):
     sum of features aren't sharp enough for both. Without moves no shot sees another one here.
 
     patch: frames, rows and columns of a token. width: channels. in_width: of the transformer's stream. moves: see
-    `Move`; what rests or begins to move from rest needs a start of 0, what goes on moving, or ends to, one of its speed.
+    `Move`; what rests or begins to move from rest needs a start of 0, what goes on moving, or ends to, one of its speed, and who
+    walks is a little higher up between steps.
     """
 
     def __init__(
@@ -261,10 +262,12 @@ class PixelRefiner(nn.Module):
         assert rows is not None
         sizes = {"H": H, "W": W, "t": t, "h": h, "w": w}
         picture = rearrange(rows.to(out), "(H W) (t h w c) -> t (H h) (W w) c", **sizes)[-1]
-        start, speed = torch.tensor(self.moves, device=out.device).T[:, :, None, None]
+        start, speed, up = torch.tensor(self.moves, device=out.device).T[..., None, None]
         frame = torch.arange(length, device=out.device)[:, None]
         columns = (torch.arange(width, device=out.device) - start - speed * frame).clamp(0, width - 1)
-        moved = rearrange(picture[:, columns], "(h p) s t (w q) c -> t h w s (p q) c", p=FOLD, q=FOLD)
+        at = (torch.arange(height, device=out.device) + up[..., 0]).clamp(0, height - 1)
+        moved = picture[at[:, None, :, None], columns[:, :, None]]
+        moved = rearrange(moved, "s t (h p) (w q) c -> t h w s (p q) c", p=FOLD, q=FOLD)
         return moved, out.new_full((length,), 1 - before.level)
 
     def _convolved(
