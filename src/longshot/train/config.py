@@ -131,7 +131,7 @@ def refine(steps: int = 2000) -> StageConfig:
     )
 
 
-def causal(steps: int = 2500) -> StageConfig:
+def causal(steps: int = 4800) -> StageConfig:
     """Stage 3: the context-causal fine-tune (LCT sec. 3.3), on the scenes of stage 2, mostly as a roll-out meets them: what came
     before is nearly clean. In most scenes it goes on without a cut: where somebody stands is decided under strong noise, and
     copied from history, which is learned last. Most history has no noise at all, as finished shots are held for these weights.
