@@ -23,7 +23,8 @@ from longshot.model.rope import rotate, rotations, split_axes
 TRAFFIC_NEW, TRAFFIC_PAST, TRAFFIC_MEASURED = 96, 17, 36
 # The same of the pixel refiner's maps, at its ends and a block: norm 5, shifts 4, modulation 6, SiLU 2, skip 3; the rest is what
 # convolutions lay out anew. Set so that a pass of the tiny base was predicted before its refiner was shown other pictures (75 ms
-# without, 127 ms measured, one thread).
+# without, 127 ms measured, one thread). Three shots by one that chooses between them: 177 ms measured, 183 predicted with seven
+# moves, 185 and 199 with twelve (medians of 5).
 TRAFFIC_REFINER_ENDS, TRAFFIC_REFINER_BLOCK = 21, 33
 # And of the pictures seen before: gathered, laid out twice, differences, mask, joined, shares, sum.
 TRAFFIC_PICTURES = 20
