@@ -1,5 +1,5 @@
-"""Makes trained native weights larger without changing what they answer, a fresh refiner of pixels aside. From there
-`longshot train puppets --init` goes on.
+"""Makes trained native weights larger without changing what they answer, a fresh refiner of pixels and its new moves aside. From
+there `longshot train puppets --init` goes on.
 
     python recipes/grow.py SMALL.safetensors LARGE.safetensors --doubled 2 4 --detail-width 896 --refiner 64 3
 

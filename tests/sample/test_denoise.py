@@ -45,7 +45,7 @@ SEEING = {
     "predicts": "clean",
     "patch": SMALL.spec.stride,
     "refiner_width": 8,
-    "refiner_moves": ((0, 0), (1, -1)),
+    "refiner_moves": ((0, 0, 0), (1, -1, 0)),
 }
 GOES_ON = small_base(config=replace(SMALL, network=replace(SMALL.network, **SEEING, refines_below=0.6)))
 """A base whose pixels go on from those of the shot before."""

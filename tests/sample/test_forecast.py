@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from core_fixtures import SMALL, DoubleBase, network, small_base
+from longshot.bases.native import PRESETS, TINY_SPEC, tiny
 from longshot.errors import UserError
 from longshot.model.cost import Machine, kv_bytes
 from longshot.sample.denoise import Sampling, denoise
@@ -66,7 +67,7 @@ def test_the_flops_follow_the_solver_guidance_and_cache(sampling):
 
 
 @pytest.mark.parametrize(("memory", "reuse_steps"), [("cache", False), ("cache", True), ("recompute", False)])
-@pytest.mark.parametrize("moves", [(), ((0, 0), (1, 0))], ids=["alone", "goes on"])
+@pytest.mark.parametrize("moves", [(), ((0, 0, 0), (1, 0, 0))], ids=["alone", "goes on"])
 def test_a_refiner_is_counted_in_the_steps_that_ask_it(memory, reuse_steps, moves):
     sizes = {"predicts": "clean", "patch": (2, 2, 2), "refiner_width": 8, "refines_below": 0.5}
     config = replace(SMALL, network=replace(SMALL.network, **sizes, refiner_moves=moves))
@@ -95,13 +96,28 @@ def assert_counted(plan, sampling) -> None:
     assert rounds[-1].cache == held // 2  # the forecast is in fp32, this base in fp64
 
 
+def test_history_is_reckoned_at_the_level_that_is_best_for_the_base_in_each_mode(monkeypatch):
+    def flops(under_all: float, under_causal: float) -> dict[str, int]:
+        spec = replace(TINY_SPEC, context_sigma=under_all, causal_context_sigma=under_causal)
+        monkeypatch.setitem(PRESETS, "odd", lambda: replace(tiny(), spec=spec))
+        forecast = forecast_scene(load_scene(CAFE), "odd", folder=CAFE.parent, machine=MACHINE)
+        return {m.mode: m.total.flops for m in forecast.modes}
+
+    both, causal_noisy, all_noisy = flops(0.1, 0.1), flops(0.1, 0.9), flops(0.9, 0.1)  # 0.9: no refiner
+    assert causal_noisy["causal"] < both["causal"] == all_noisy["causal"]
+    assert all_noisy["bidirectional"] < both["bidirectional"] == causal_noisy["bidirectional"]
+
+
 @pytest.mark.parametrize("base", ["tiny", "native-3b"])
 def test_a_scene_is_forecast_shot_by_shot_in_every_mode(base):
     forecast = forecast_scene(load_scene(CAFE), base, folder=CAFE.parent, machine=MACHINE)
     num_shots = len(load_scene(CAFE).shots)
     assert len(forecast.shots) == num_shots and [m.mode for m in forecast.modes] == list(MODES)
     joint, recomputed, cached = forecast.modes
-    assert joint.rounds[0].step == recomputed.rounds[-1].step
+    together_, last = joint.rounds[0].step, recomputed.rounds[-1].step
+    assert (together_.attention, together_.calls) == (last.attention, last.calls)
+    asks_more = base == "tiny"  # its refiner, in every step that goes on from a finished shot
+    assert together_.flops < last.flops if asks_more else together_ == last
     assert cached.total.flops < recomputed.total.flops
     assert cached.rounds[-1].cache > cached.rounds[0].cache > joint.rounds[0].cache == 0
     printed = lines(forecast)

@@ -130,7 +130,7 @@ def test_a_stage_that_draws_levels_at_which_the_refiner_is_not_asked_is_refused(
 
 def test_a_step_in_which_nothing_asks_the_refiner_changes_nothing(tmp_path):
     plain = with_refiner()
-    sizes = replace(plain.config.network, refiner_moves=((0, 0),), refines_below=0.01)
+    sizes = replace(plain.config.network, refiner_moves=((0, 0, 0),), refines_below=0.01)
     base = NativeBase.fresh(NativeConfig(plain.spec, sizes))
     before = of_refiner(base, True)
     config = replace(REFINING, steps=1, weight_decay=0.0, sigma=SigmaDraw(mean=5, std=0.1))

@@ -49,7 +49,7 @@ def small_base(dtype: torch.dtype = torch.float64, heads: int = 4) -> NativeBase
         detail_width=16,
         patch=TINY_SPEC.stride,
         refiner_width=8,
-        refiner_moves=((0, 0), (1, -1)),
+        refiner_moves=((0, 0, 0), (1, -1, 0)),
         refines_below=0.6,  # not all shots ask
     )
     base = (DoubleBase if dtype == torch.float64 else NativeBase).fresh(

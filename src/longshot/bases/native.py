@@ -55,7 +55,8 @@ TINY_SPEC = Spec(
 _ALONG = ((0, 0, 0), (-1, -1, 0), (1, 1, 0), (0, -1, 0), (0, 1, 0), (-1, 0, 0), (1, 0, 0))
 _BETWEEN_STEPS = ((0, 0, -1), (-1, 0, -1), (1, 0, -1), (0, -1, 1), (0, 1, 1))
 TINY_MOVES = (*_ALONG, *_BETWEEN_STEPS)
-"""What people and pans do at a pixel a frame; a walker's last picture is mostly a pixel higher up than where it stops."""
+"""What people and pans do at a pixel a frame; a walker's last picture is mostly a pixel higher up than where it stops. The
+bidirectional weights that ship know those along only."""
 
 
 @dataclass(frozen=True)
@@ -337,7 +338,7 @@ def _config_from_json(data: dict) -> NativeConfig:
     if "patch" in network:
         network["patch"] = tuple(network["patch"])
     if "refiner_moves" in network:
-        # Files from before moves led upwards have pairs.
+        # Files from before moves led upwards have pairs, the tiny base's bidirectional weights among them.
         network["refiner_moves"] = tuple(
             tuple(m) if len(m) != 2 else (*m, 0) for m in network["refiner_moves"]
         )

@@ -307,7 +307,8 @@ def forecast_plan(
     cache_elsewhere: bool = False,
 ) -> tuple[RoundForecast, ...]:
     """What each round of a plan costs. count: tokens of a prompt."""
-    costs = _sampled(base, sampling) if isinstance(base, NativeConfig) else base
+    config = base.config if isinstance(base, NativeCosts) else base
+    costs = _sampled(config, sampling) if isinstance(config, NativeConfig) else config
     return tuple(_Walk(costs, plan, sampling, count, cache_elsewhere).rounds())
 
 

@@ -136,7 +136,8 @@ def causal(steps: int = 4800) -> StageConfig:
     before is nearly clean. In most scenes it goes on without a cut: where somebody stands is decided under strong noise, and
     copied from history, which is learned last. Most history has no noise at all, as finished shots are held for these weights.
     The refiner learns along, so that what it can copy is left to it. In a third of the steps history is worn, as a long take's
-    is: else what is copied is the copy, until nothing of it is left."""
+    is: else what is copied is the copy, until nothing of it is left.
+    Of the shipped weights it was two runs, the second from the end of the first."""
     before = lct(steps)
     return replace(
         before,
