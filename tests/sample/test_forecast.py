@@ -13,7 +13,7 @@ from longshot.bases.native import PRESETS, TINY_SPEC, tiny
 from longshot.errors import UserError
 from longshot.model.cost import Machine, kv_bytes
 from longshot.sample.denoise import Sampling, denoise
-from longshot.sample.forecast import MODES, forecast_plan, forecast_scene, lines
+from longshot.sample.forecast import MODES, NativeCosts, forecast_plan, forecast_scene, lines
 from longshot.sample.plan import PlannedShot, autoregressive, together
 from longshot.scene import Scene, load_scene, save_scene
 
@@ -80,7 +80,7 @@ def test_a_refiner_is_counted_in_the_steps_that_ask_it(memory, reuse_steps, move
     sampling = Sampling(steps=8, guidance=1.0, shift=1.0, reuse_steps=reuse_steps)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         finished = list(denoise(base, plan, sampling))
-    rounds = forecast_plan(config, plan, sampling, base.table.count)
+    rounds = forecast_plan(NativeCosts(config), plan, sampling, base.table.count)
     assert sum(r.total.flops for r in rounds) == pytest.approx(counter.get_total_flops(), rel=0.02)
     held = sum(context.nbytes for context in finished[-1].contexts)
     assert rounds[-1].cache == held // 2  # the forecast is in fp32, this base in fp64
@@ -90,7 +90,7 @@ def assert_counted(plan, sampling) -> None:
     base = small_base()
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         finished = list(denoise(base, plan, sampling))
-    rounds = forecast_plan(base.config, plan, sampling, base.table.count)
+    rounds = forecast_plan(NativeCosts(base.config), plan, sampling, base.table.count)
     assert sum(r.total.flops for r in rounds) == counter.get_total_flops()
     held = sum(context.nbytes for context in finished[-1].contexts)
     assert rounds[-1].cache == held // 2  # the forecast is in fp32, this base in fp64

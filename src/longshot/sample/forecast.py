@@ -300,22 +300,18 @@ class _Walk:
 
 
 def forecast_plan(
-    base: NativeConfig | Costs,
+    costs: Costs,
     plan: Plan,
     sampling: Sampling,
     count: Callable[[str], int],
     cache_elsewhere: bool = False,
 ) -> tuple[RoundForecast, ...]:
     """What each round of a plan costs. count: tokens of a prompt."""
-    config = base.config if isinstance(base, NativeCosts) else base
-    costs = _sampled(config, sampling) if isinstance(config, NativeConfig) else config
+    if isinstance(costs, NativeCosts):  # only the last steps ask its refiner
+        levels = levels_of(costs.spec, sampling)
+        asking = levels[:-1] <= costs.config.network.refines_below
+        costs = replace(costs, refined=float(asking.float().mean()))
     return tuple(_Walk(costs, plan, sampling, count, cache_elsewhere).rounds())
-
-
-def _sampled(config: NativeConfig, sampling: Sampling) -> NativeCosts:
-    """The costs of a native base in a sampler's steps, of which only the last ones ask its refiner."""
-    levels = levels_of(config.spec, sampling)
-    return NativeCosts(config, float((levels[:-1] <= config.network.refines_below).float().mean()))
 
 
 def forecast_scene(
