@@ -77,8 +77,7 @@ def extended(base: Base, back: Back | None, seed: int, settings: Settings) -> li
             PlannedShot(i + 1, f"segment {n}", p, grid, (seed, str(n - len(seen) + i), 0), given=z)
             for i, (p, z) in enumerate(zip(prompts, [*seen, None], strict=True))
         ]
-        own = settings.context_sigma
-        held_at = spec.held_at("causal") if own is None else own
+        held_at = spec.held_at("causal", settings.context_sigma)
         plan = autoregressive(GLOBAL, shots, window=len(shots), context_sigma=held_at)
         z = [made for finished in denoise(base, plan, sampling) for made in finished.latents.values()][-1]
         pixels.append(base.decode(z, grid))

@@ -95,8 +95,10 @@ class Spec:
     last_level: float = 0.0
     shifts: tuple[tuple[int, float], tuple[int, float]] | None = None
 
-    def held_at(self, visibility: Visibility) -> float:
-        """The noise level at which history is best held."""
+    def held_at(self, visibility: Visibility, said: float | None = None) -> float:
+        """The noise level at which history is held: the one that was said, else the best."""
+        if said is not None:
+            return said
         return self.causal_context_sigma if visibility == "causal" else self.context_sigma
 
     def shift_at(self, tokens: int) -> float:

@@ -80,7 +80,7 @@ class Options:
 
     def held_at(self, spec: "Spec", visibility: "Visibility" = "scene") -> float:
         """The noise level at which history is held."""
-        return spec.held_at(visibility) if self.context_sigma is None else self.context_sigma
+        return spec.held_at(visibility, self.context_sigma)
 
     def sampling(self, spec: "Spec", reuse_steps: bool = False) -> "Sampling":
         from longshot.sample.denoise import Sampling

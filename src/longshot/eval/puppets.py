@@ -145,8 +145,7 @@ class Maker:
     config: EvalConfig
 
     def held_at(self, visibility: Visibility = "scene") -> float:
-        own = self.config.context_sigma
-        return self.base.spec.held_at(visibility) if own is None else own
+        return self.base.spec.held_at(visibility, self.config.context_sigma)
 
     def shot(self, number: int, prompt: str, frames: int, given: Frames | None = None) -> PlannedShot:
         spec = self.base.spec
